@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "api-sock/action.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "api-sock/schema.h"
+
+/* Reads the body, and remembers for the answer that it was the body that failed. */
+static int read_body(const struct body *schema, struct api_call *call, bool partial, void *out,
+		     struct err *e)
+{
+	int r = body_read(schema, call->body, partial, out, e);
+
+	call->bad_body = r < 0;
+	return r;
+}
+
+int action_check_phase(const struct api *api, enum api_phases allowed, struct err *e)
+{
+	if (allowed & (1u << api->vm->phase))
+		return 0;
+	return err_set(e, EINVAL, "The requested operation is not supported %s the microVM.",
+		       allowed == PHASE_BEFORE ? "after starting" : "before starting");
+}
+
+int action_get_instance(struct api *api, struct api_call *call, struct err *e)
+{
+	static const char *const state[] = {
+		[VM_NOT_STARTED] = "Not started",
+		[VM_RUNNING] = "Running",
+		[VM_PAUSED] = "Paused",
+	};
+	/* Clients written for Firecracker look at the name. */
+	struct instance_info info = {
+		.app_name = "Firecracker",
+		.id = api->vm->id,
+		.state = state[api->vm->phase],
+		.vmm_version = SPORE_VERSION,
+	};
+
+	(void)e;
+	call->reply = body_print(&schema_instance_info, &info);
+	return 0;
+}
+
+int action_get_version(struct api *api, struct api_call *call, struct err *e)
+{
+	struct version_info info = {.firecracker_version = FIRECRACKER_API_VERSION};
+
+	(void)api;
+	(void)e;
+	call->reply = body_print(&schema_version, &info);
+	return 0;
+}
+
+int action_get_machine(struct api *api, struct api_call *call, struct err *e)
+{
+	(void)e;
+	call->reply = body_print(&schema_machine, &api->vm->config.machine);
+	return 0;
+}
+
+static int set_machine(struct api *api, struct api_call *call, struct machine_config *piece,
+		       bool partial, struct err *e)
+{
+	int r = read_body(&schema_machine, call, partial, piece, e);
+
+	if (r < 0)
+		return r;
+	r = config_set_machine(&api->vm->config, piece, e);
+	return r < 0 ? err_wrap(e, "Machine config error") : 0;
+}
+
+int action_put_machine(struct api *api, struct api_call *call, struct err *e)
+{
+	struct machine_config piece;
+
+	machine_config_init(&piece);
+	return set_machine(api, call, &piece, false, e);
+}
+
+int action_patch_machine(struct api *api, struct api_call *call, struct err *e)
+{
+	struct machine_config piece = api->vm->config.machine;
+
+	if (json_is_object(call->body) && json_object_size(call->body) == 0)
+		return err_set(e, EINVAL, "Empty PATCH request.");
+	return set_machine(api, call, &piece, true, e);
+}
+
+int action_put_boot_source(struct api *api, struct api_call *call, struct err *e)
+{
+	struct boot_source piece;
+	int r;
+
+	boot_source_init(&piece);
+	r = read_body(&schema_boot_source, call, false, &piece, e);
+	if (r == 0 && config_set_boot_source(&api->vm->config, &piece, e) < 0)
+		r = err_wrap(e, "Boot source error");
+	boot_source_finish(&piece);
+	return r;
+}
+
+int action_put_drive(struct api *api, struct api_call *call, struct err *e)
+{
+	struct drive piece;
+	int r;
+
+	drive_init(&piece);
+	r = read_body(&schema_drive, call, false, &piece, e);
+	if (r == 0 && call->id && strcmp(call->id, piece.id) != 0)
+		r = err_set(e, EINVAL, "The id from the path does not match the id from the body!");
+	else if (r == 0 && config_set_drive(&api->vm->config, &piece, e) < 0)
+		r = err_wrap(e, "Drive config error");
+	drive_finish(&piece);
+	return r;
+}
+
+int action_put_entropy(struct api *api, struct api_call *call, struct err *e)
+{
+	int r = read_body(&schema_entropy, call, false, NULL, e);
+
+	if (r == 0)
+		api->vm->config.entropy = true;
+	return r;
+}
+
+int action_put_serial(struct api *api, struct api_call *call, struct err *e)
+{
+	struct serial_config piece;
+	int r;
+
+	serial_config_init(&piece);
+	r = read_body(&schema_serial, call, false, &piece, e);
+	if (r == 0 && config_set_serial(&api->vm->config, &piece, e) < 0)
+		r = err_wrap(e, "Serial config error");
+	serial_config_finish(&piece);
+	return r;
+}
+
+int action_put_logger(struct api *api, struct api_call *call, struct err *e)
+{
+	const struct logger_config *now = &api->vm->config.logger;
+	struct logger_config piece = {
+		.level = now->level,
+		.show_level = now->show_level,
+		.show_log_origin = now->show_log_origin,
+	};
+	int r = read_body(&schema_logger, call, false, &piece, e);
+
+	if (r == 0 && config_set_logger(&api->vm->config, &piece, e) < 0)
+		r = err_wrap(e, "Logger error");
+	logger_config_finish(&piece);
+	return r;
+}
+
+int action_put_metrics(struct api *api, struct api_call *call, struct err *e)
+{
+	struct metrics_config piece;
+	int r;
+
+	metrics_config_init(&piece);
+	r = read_body(&schema_metrics, call, false, &piece, e);
+	if (r == 0 && config_set_metrics(&api->vm->config, &piece, e) < 0)
+		r = err_wrap(e, "Metrics error");
+	metrics_config_finish(&piece);
+	return r;
+}
+
+int action_start(struct api *api, struct err *e)
+{
+	if (vm_start(api->vm, e) < 0)
+		return err_wrap(e, "Start microvm error");
+	metrics_start(api->metrics);
+	return 0;
+}
+
+static int send_ctrl_alt_del(struct api *api, struct err *e)
+{
+	return vm_send_ctrl_alt_del(api->vm, e) < 0 ? err_wrap(e, "SendCtrlAltDel error") : 0;
+}
+
+static int flush_metrics(struct api *api, struct err *e)
+{
+	return metrics_flush(api->metrics, e) < 0 ? err_wrap(e, "Metrics error") : 0;
+}
+
+int action_put_action(struct api *api, struct api_call *call, struct err *e)
+{
+	static const struct {
+		int (*run)(struct api *api, struct err *e);
+		enum api_phases phases;
+	} actions[] = {
+		[ACTION_INSTANCE_START] = {action_start, PHASE_BEFORE},
+		[ACTION_SEND_CTRL_ALT_DEL] = {send_ctrl_alt_del, PHASE_AFTER},
+		[ACTION_FLUSH_METRICS] = {flush_metrics, PHASE_AFTER},
+	};
+	struct action_request req = {0};
+	int r = read_body(&schema_action, call, false, &req, e);
+
+	if (r == 0)
+		r = action_check_phase(api, actions[req.action_type].phases, e);
+	return r < 0 ? r : actions[req.action_type].run(api, e);
+}
+
+int action_patch_vm(struct api *api, struct api_call *call, struct err *e)
+{
+	uint64_t start = now_ns(), *took;
+	struct vm_request req = {0};
+	int r = read_body(&schema_vm, call, false, &req, e);
+
+	if (r < 0)
+		return r;
+	took = req.paused ? &api->metrics->pause_us : &api->metrics->resume_us;
+	r = req.paused ? vm_pause(api->vm, e) : vm_resume(api->vm, e);
+	if (r < 0)
+		return err_wrap(e, req.paused ? "Pause error" : "Resume error");
+	*took = (now_ns() - start) / 1000;
+	return 0;
+}

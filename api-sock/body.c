@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "api-sock/body.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+/* How much of a stranger's key or value is repeated in a message. */
+#define ECHO_MAX 40
+
+json_t *body_parse(const char *text, size_t len, struct err *e)
+{
+	json_error_t je;
+	json_t *json = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &je);
+
+	if (!json)
+		err_set(e, EINVAL, "%s at line %d column %d", je.text, je.line, je.column);
+	return json;
+}
+
+static const char *type_name(const json_t *v)
+{
+	switch (json_typeof(v)) {
+	case JSON_OBJECT:
+		return "an object";
+	case JSON_ARRAY:
+		return "an array";
+	case JSON_STRING:
+		return "a string";
+	case JSON_INTEGER:
+		return "an integer";
+	case JSON_REAL:
+		return "a floating point number";
+	case JSON_TRUE:
+	case JSON_FALSE:
+		return "a boolean";
+	case JSON_NULL:
+		return "null";
+	}
+	return "unknown";
+}
+
+static int wrong_type(const struct body_field *f, const json_t *v, const char *want, struct err *e)
+{
+	return err_set(e, EINVAL, "field `%s`: invalid type: %s, expected %s", f->name,
+		       type_name(v), want);
+}
+
+static void store_uint(void *out, const struct body_field *f, uint64_t value)
+{
+	char *at = (char *)out + f->offset;
+
+	switch (f->size) {
+	case sizeof(bool):
+		*(bool *)at = value != 0;
+		break;
+	case sizeof(unsigned):
+		memcpy(at, &(unsigned){(unsigned)value}, sizeof(unsigned));
+		break;
+	case sizeof(uint64_t):
+		memcpy(at, &value, sizeof(value));
+		break;
+	default:
+		break;
+	}
+}
+
+static uint64_t load_uint(const void *in, const struct body_field *f)
+{
+	const char *at = (const char *)in + f->offset;
+	unsigned u = 0;
+	uint64_t value = 0;
+
+	switch (f->size) {
+	case sizeof(bool):
+		return *(const bool *)at;
+	case sizeof(unsigned):
+		memcpy(&u, at, sizeof(u));
+		return u;
+	case sizeof(uint64_t):
+		memcpy(&value, at, sizeof(value));
+		return value;
+	default:
+		return 0;
+	}
+}
+
+static int read_bool(const struct body_field *f, const json_t *v, void *out, struct err *e)
+{
+	if (!json_is_boolean(v))
+		return wrong_type(f, v, "a boolean", e);
+	store_uint(out, f, json_is_true(v));
+	return 0;
+}
+
+static int read_uint(const struct body_field *f, const json_t *v, void *out, struct err *e)
+{
+	json_int_t n = json_integer_value(v);
+
+	if (!json_is_integer(v))
+		return wrong_type(f, v, "an integer", e);
+	if (n < 0 || (uint64_t)n < f->min || (uint64_t)n > f->max)
+		return err_set(e, EINVAL, "field `%s`: %lld is not within %llu..%llu", f->name, n,
+			       (unsigned long long)f->min, (unsigned long long)f->max);
+	store_uint(out, f, (uint64_t)n);
+	return 0;
+}
+
+static int read_string(const struct body_field *f, const json_t *v, void *out, struct err *e)
+{
+	size_t max = f->max ? f->max : PATH_MAX - 1;
+	char **at = (char **)(void *)((char *)out + f->offset);
+	char *copy;
+
+	if (!json_is_string(v))
+		return wrong_type(f, v, "a string", e);
+	if (json_string_length(v) > max)
+		return err_set(e, EINVAL, "field `%s`: %zu bytes, at most %zu are allowed", f->name,
+			       json_string_length(v), max);
+	copy = strdup(json_string_value(v));
+	if (!copy)
+		return err_set(e, ENOMEM, "field `%s`: out of memory", f->name);
+	free(*at);
+	*at = copy;
+	return 0;
+}
+
+int body_check_id(const char *id, size_t max_len, struct err *e)
+{
+	size_t len = strlen(id);
+
+	if (len == 0)
+		return err_set(e, EINVAL, "The ID cannot be empty.");
+	if (len > max_len)
+		return err_set(e, EINVAL, "The ID has %zu characters, at most %zu are allowed.",
+			       len, max_len);
+	for (size_t i = 0; i < len; i++)
+		if (!isalnum((unsigned char)id[i]) && id[i] != '_')
+			return err_set(e, EINVAL,
+				       "API Resource IDs can only contain alphanumeric characters "
+				       "and underscores.");
+	return 0;
+}
+
+static int read_id(const struct body_field *f, const json_t *v, void *out, struct err *e)
+{
+	int r;
+
+	if (!json_is_string(v))
+		return wrong_type(f, v, "a string", e);
+	r = body_check_id(json_string_value(v), f->size - 1, e);
+	if (r < 0)
+		return err_wrap(e, "field `%s`", f->name);
+	strcpy((char *)out + f->offset, json_string_value(v));
+	return 0;
+}
+
+static const struct body_name *find_name(const struct body_field *f, const char *s)
+{
+	for (const struct body_name *n = f->names; n->name; n++)
+		if ((f->flags & BODY_ANY_CASE ? strcasecmp(n->name, s) : strcmp(n->name, s)) == 0)
+			return n;
+	return NULL;
+}
+
+/* Writes "`a`, `b`" into buf; what does not fit is left out. */
+static void list_names(char *buf, size_t size, const struct body_field *f)
+{
+	size_t n = 0;
+
+	buf[0] = '\0';
+	for (const struct body_name *name = f->names; name->name && n < size; name++)
+		if (name->value != BODY_REFUSED)
+			n += (size_t)snprintf(buf + n, size - n, "%s`%s`", n ? ", " : "",
+					      name->name);
+}
+
+static int read_enum(const struct body_field *f, const json_t *v, void *out, struct err *e)
+{
+	const struct body_name *n;
+	char list[120];
+
+	if (!json_is_string(v))
+		return wrong_type(f, v, "a string", e);
+	n = find_name(f, json_string_value(v));
+	if (n && n->value != BODY_REFUSED) {
+		store_uint(out, f, (uint64_t)n->value);
+		return 0;
+	}
+	list_names(list, sizeof(list), f);
+	if (n)
+		return err_set(e, EINVAL, "field `%s`: '%s' is not supported, expected %s", f->name,
+			       n->name, list);
+	return err_set(e, EINVAL, "field `%s`: unknown variant `%.*s`, expected one of %s", f->name,
+		       ECHO_MAX, json_string_value(v), list);
+}
+
+static int read_field(const struct body_field *f, const json_t *v, void *out, struct err *e)
+{
+	switch (f->type) {
+	case BODY_BOOL:
+		return read_bool(f, v, out, e);
+	case BODY_UINT:
+		return read_uint(f, v, out, e);
+	case BODY_STRING:
+		return read_string(f, v, out, e);
+	case BODY_ID:
+		return read_id(f, v, out, e);
+	case BODY_ENUM:
+		return read_enum(f, v, out, e);
+	case BODY_UNSUPPORTED:
+		return err_set(e, EINVAL, "field `%s` is not supported", f->name);
+	}
+	return err_set(e, EINVAL, "field `%s`: bad table", f->name);
+}
+
+static const struct body_field *find_field(const struct body *b, const char *name)
+{
+	for (unsigned i = 0; i < b->count; i++)
+		if (strcmp(b->field[i].name, name) == 0)
+			return &b->field[i];
+	return NULL;
+}
+
+static int refuse_unknown(const struct body *b, const json_t *json, struct err *e)
+{
+	char list[sizeof(e->msg)] = "";
+	const char *key;
+	json_t *v;
+	size_t n = 0;
+
+	json_object_foreach((json_t *)(uintptr_t)json, key, v)
+	{
+		if (find_field(b, key))
+			continue;
+		for (unsigned i = 0; i < b->count && n < sizeof(list); i++)
+			n += (size_t)snprintf(list + n, sizeof(list) - n, "%s`%s`", i ? ", " : "",
+					      b->field[i].name);
+		return err_set(e, EINVAL, "unknown field `%.*s`, expected one of %s", ECHO_MAX, key,
+			       list);
+	}
+	return 0;
+}
+
+int body_read(const struct body *b, const json_t *json, bool partial, void *out, struct err *e)
+{
+	int r;
+
+	if (!json_is_object(json))
+		return err_set(e, EINVAL, "invalid type: %s, expected an object",
+			       json ? type_name(json) : "nothing");
+	r = refuse_unknown(b, json, e);
+	for (unsigned i = 0; r == 0 && i < b->count; i++) {
+		const struct body_field *f = &b->field[i];
+		const json_t *v = json_object_get(json, f->name);
+
+		if (v && !json_is_null(v))
+			r = read_field(f, v, out, e);
+		else if ((f->flags & BODY_REQUIRED) && !partial)
+			r = err_set(e, EINVAL, "missing field `%s`", f->name);
+	}
+	return r;
+}
+
+static json_t *print_enum(const struct body_field *f, const void *in)
+{
+	uint64_t value = load_uint(in, f);
+
+	for (const struct body_name *n = f->names; n->name; n++)
+		if (n->value != BODY_REFUSED && (uint64_t)n->value == value)
+			return json_string(n->name);
+	return json_null();
+}
+
+static json_t *print_field(const struct body_field *f, const void *in)
+{
+	const char *at = (const char *)in + f->offset;
+	const char *s;
+
+	switch (f->type) {
+	case BODY_BOOL:
+		return json_boolean(load_uint(in, f));
+	case BODY_UINT:
+		return json_integer((json_int_t)load_uint(in, f));
+	case BODY_STRING:
+		memcpy(&s, at, sizeof(s));
+		return s ? json_string(s) : json_null();
+	case BODY_ID:
+		return json_string(at);
+	case BODY_ENUM:
+		return print_enum(f, in);
+	case BODY_UNSUPPORTED:
+		return json_null();
+	}
+	return NULL;
+}
+
+json_t *body_print(const struct body *b, const void *in)
+{
+	json_t *json = json_object();
+
+	for (unsigned i = 0; i < b->count; i++) {
+		const struct body_field *f = &b->field[i];
+
+		if (f->flags & BODY_HIDDEN)
+			continue;
+		if (json_object_set_new(json, f->name, print_field(f, in)) < 0) {
+			json_decref(json);
+			return NULL;
+		}
+	}
+	return json;
+}
+
+/* Length of the valid UTF-8 sequence at `s`, or 0. */
+static size_t utf8_length(const unsigned char *s)
+{
+	size_t len = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+
+	if (s[0] > 0xf4)
+		return 0;
+	for (size_t i = 1; i < len; i++)
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+	/* Overlong forms, surrogates and what lies beyond U+10FFFF. */
+	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
+	    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
+		return 0;
+	return len;
+}
+
+void body_clean_text(char *s)
+{
+	while (*s) {
+		size_t len = utf8_length((unsigned char *)s);
+
+		if (len == 0 || (unsigned char)*s < ' ' || *s == 0x7f) {
+			*s = '?';
+			len = 1;
+		}
+		s += len;
+	}
+}

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "api-sock/configfile.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "api-sock/schema.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+
+#define CONFIG_FILE_MAX MIB(1)
+
+static json_t *print_logger(const struct config *c)
+{
+	return c->logger.configured ? body_print(&schema_logger, &c->logger) : json_null();
+}
+
+static json_t *print_metrics(const struct config *c)
+{
+	return c->metrics.metrics_path ? body_print(&schema_metrics, &c->metrics) : json_null();
+}
+
+static json_t *print_machine(const struct config *c)
+{
+	return body_print(&schema_machine, &c->machine);
+}
+
+static json_t *print_boot_source(const struct config *c)
+{
+	return c->boot.kernel_image_path ? body_print(&schema_boot_source, &c->boot) : json_null();
+}
+
+static json_t *print_drives(const struct config *c)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < c->drive_count; i++)
+		json_array_append_new(list, body_print(&schema_drive, &c->drive[i]));
+	return list;
+}
+
+static json_t *print_entropy(const struct config *c)
+{
+	return c->entropy ? body_print(&schema_entropy, c) : json_null();
+}
+
+static json_t *print_serial(const struct config *c)
+{
+	return c->serial.serial_out_path ? body_print(&schema_serial, &c->serial) : json_null();
+}
+
+/* In the order in which they are applied. Without `apply`: Firecracker's, not here. */
+static const struct group {
+	const char *key;
+	api_action *apply;
+	json_t *(*print)(const struct config *c);
+	bool list; /* an array of what `apply` takes */
+} groups[] = {
+	{"logger", action_put_logger, print_logger, false},
+	{"metrics", action_put_metrics, print_metrics, false},
+	{"machine-config", action_put_machine, print_machine, false},
+	{"boot-source", action_put_boot_source, print_boot_source, false},
+	{"drives", action_put_drive, print_drives, true},
+	{"entropy", action_put_entropy, print_entropy, false},
+	{"serial", action_put_serial, print_serial, false},
+	{"balloon", NULL, NULL, false},
+	{"cpu-config", NULL, NULL, false},
+	{"memory-hotplug", NULL, NULL, false},
+	{"mmds-config", NULL, NULL, false},
+	{"network-interfaces", NULL, NULL, true},
+	{"pmem", NULL, NULL, true},
+	{"vsock", NULL, NULL, false},
+};
+
+static int apply_one(struct api *api, const struct group *g, const json_t *body, struct err *e)
+{
+	struct api_call call = {.body = body};
+
+	if (g->apply(api, &call, e) < 0)
+		return err_wrap(e, "'%s'", g->key);
+	return 0;
+}
+
+static int apply_group(struct api *api, const struct group *g, const json_t *value, struct err *e)
+{
+	int r = 0;
+
+	/* Absent, or what an empty group is printed as. */
+	if (!value || json_is_null(value) ||
+	    (g->list && json_is_array(value) && json_array_size(value) == 0))
+		return 0;
+	if (!g->apply)
+		return err_set(e, EINVAL, "'%s' is not supported", g->key);
+	if (!g->list)
+		return apply_one(api, g, value, e);
+	if (!json_is_array(value))
+		return err_set(e, EINVAL, "'%s': expected an array", g->key);
+	for (size_t i = 0; r == 0 && i < json_array_size(value); i++)
+		r = apply_one(api, g, json_array_get(value, i), e);
+	return r;
+}
+
+static void warn_unknown(json_t *root)
+{
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(root, key, value)
+	{
+		bool known = false;
+
+		for (size_t i = 0; i < ARRAY_SIZE(groups); i++)
+			known |= strcmp(groups[i].key, key) == 0;
+		if (!known) {
+			cleanup_free char *name = strdup(key);
+
+			if (name)
+				body_clean_text(name);
+			log_warn("config file: unknown key '%.64s' is ignored", name ? name : "");
+		}
+	}
+}
+
+int configfile_apply(struct api *api, const char *text, size_t len, struct err *e)
+{
+	json_t *root = body_parse(text, len, e);
+	int r = 0;
+
+	if (!root)
+		return -EINVAL;
+	if (!json_is_object(root))
+		r = err_set(e, EINVAL, "expected a JSON object");
+	else
+		warn_unknown(root);
+	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(groups); i++)
+		r = apply_group(api, &groups[i], json_object_get(root, groups[i].key), e);
+	json_decref(root);
+	return r;
+}
+
+/* Reads to the end, so that a pipe is fine too. Returns the length or -errno. */
+static ssize_t read_all(int fd, char *buf, size_t size, struct err *e)
+{
+	size_t len = 0;
+
+	while (len < size) {
+		ssize_t n = read(fd, buf + len, size - len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return err_sys(e, "read");
+		if (n == 0)
+			return (ssize_t)len;
+		len += (size_t)n;
+	}
+	return err_set(e, EFBIG, "more than %zu bytes", size - 1);
+}
+
+int configfile_load(struct api *api, const char *path, struct err *e)
+{
+	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	cleanup_free char *text = NULL;
+	ssize_t len;
+
+	if (fd < 0)
+		return err_sys(e, "config file '%s'", path);
+	text = malloc(CONFIG_FILE_MAX + 1);
+	if (!text)
+		return err_set(e, ENOMEM, "config file '%s': out of memory", path);
+	len = read_all(fd, text, CONFIG_FILE_MAX + 1, e);
+	if (len < 0 || configfile_apply(api, text, (size_t)len, e) < 0)
+		return err_wrap(e, "config file '%s'", path);
+	return 0;
+}
+
+int configfile_get(struct api *api, struct api_call *call, struct err *e)
+{
+	json_t *root = json_object();
+
+	(void)e;
+	for (size_t i = 0; i < ARRAY_SIZE(groups); i++)
+		if (groups[i].print)
+			json_object_set_new(root, groups[i].key, groups[i].print(&api->vm->config));
+	call->reply = root;
+	return 0;
+}

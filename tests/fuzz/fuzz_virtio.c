@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A guest that does anything: register accesses of any width, bytes anywhere in its memory, kicks,
+ * against a block device (over a memfd) or the entropy device.
+ *
+ * Byte 0 chooses the device and whether an honest driver starts it first; the rest is a program:
+ *
+ *	0x00..0x1f  write a register: offset (2), width (1), value (8)
+ *	0x20..0x2f  read a register: offset (2), width (1)
+ *	0x30..0x4f  write memory: address (2, low region), length (1), that many bytes
+ *	0x50..0x6f  a descriptor: index (1), address kind and offset (3), len (4), flags, next
+ *	0x70..0x7f  put a head into the available ring
+ *	0x80..0x8f  a whole block request: type (1), sector (1), data length / 128 (1)
+ *	0x90..0x9f  reset and start honestly
+ *	other	    kick
+ *
+ * What must hold: no crash, no leak, no endless loop; the disk never changes its size, and not its
+ * contents when read-only; the status register never shows a bit that does not exist.
+ */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "tests/lib/driver.h"
+#include "virtio/block.h"
+#include "virtio/rng.h"
+#include "vmm/base/log.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#define DISK 8192u
+
+struct program {
+	const uint8_t *p, *end;
+};
+
+/* Little-endian number of `n` bytes; zero behind the end. */
+static uint64_t take(struct program *in, unsigned n)
+{
+	uint64_t v = 0;
+
+	for (unsigned i = 0; i < n && in->p < in->end; i++)
+		v |= (uint64_t)*in->p++ << 8 * i;
+	return v;
+}
+
+static void must(bool ok, const char *what)
+{
+	if (ok)
+		return;
+	fprintf(stderr, "broken invariant: %s\n", what);
+	abort();
+}
+
+static int new_disk(void)
+{
+	int fd = memfd_create("disk", MFD_CLOEXEC);
+
+	must(fd >= 0 && ftruncate(fd, DISK) == 0, "a disk");
+	return fd;
+}
+
+static void access_register(struct driver *g, struct program *in, bool write)
+{
+	uint64_t off = take(in, 2) & 0xfff;
+	unsigned width = 1u << (take(in, 1) & 3);
+	uint64_t v = 0;
+
+	if (write) {
+		v = take(in, 8);
+		driver_write_bytes(g, off, &v, width);
+	} else {
+		driver_read_bytes(g, off, &v, width);
+	}
+}
+
+static void write_memory(struct driver *g, struct program *in)
+{
+	gpa_t at = take(in, 2);
+	uint64_t len = take(in, 1);
+
+	for (uint64_t i = 0; i < len; i++)
+		*(uint8_t *)driver_ptr(g, at + i, 1) = (uint8_t)take(in, 1);
+}
+
+/* Addresses that are worth trying, and any other. */
+static gpa_t take_address(struct program *in)
+{
+	static const gpa_t base[] = {0, DRIVER_HIGH, DRIVER_LOW_END, DRIVER_HIGH_END, UINT64_MAX};
+	uint64_t kind = take(in, 1);
+	uint64_t off = take(in, 2);
+
+	if (kind < 0x40)
+		return DRIVER_HIGH + off;
+	return kind < 0xf0 ? base[kind % ARRAY_SIZE(base)] + off - 0x100 : take(in, 8);
+}
+
+static void write_descriptor(struct driver *g, struct program *in)
+{
+	uint16_t i = (uint16_t)take(in, 1);
+	gpa_t addr = take_address(in);
+	uint32_t len = (uint32_t)take(in, 4);
+	uint16_t flags = (uint16_t)take(in, 1);
+	uint16_t next = (uint16_t)take(in, 1);
+
+	/* Beyond the queue's own table this builds an indirect one. */
+	driver_desc(g, 0, i, (struct virtq_desc){addr, len, flags, next});
+}
+
+static void add_request(struct driver *g, struct program *in)
+{
+	uint32_t type = (uint32_t)take(in, 1) & 15;
+	uint64_t sector = take(in, 1);
+	uint32_t len = (uint32_t)take(in, 1) * 128;
+	const struct driver_buf buf[] = {
+		{DRIVER_HIGH, 16, false},
+		{DRIVER_HIGH + 64, len, type != 1},
+		{DRIVER_HIGH + 16, 1, true},
+	};
+
+	memcpy(driver_ptr(g, DRIVER_HIGH, 4), &type, 4);
+	memcpy(driver_ptr(g, DRIVER_HIGH + 8, 8), &sector, 8);
+	driver_add(g, 0, buf, 3);
+}
+
+static void run(struct driver *g, struct program *in)
+{
+	while (in->p < in->end) {
+		uint8_t op = (uint8_t)take(in, 1);
+
+		if (op < 0x20)
+			access_register(g, in, true);
+		else if (op < 0x30)
+			access_register(g, in, false);
+		else if (op < 0x50)
+			write_memory(g, in);
+		else if (op < 0x70)
+			write_descriptor(g, in);
+		else if (op < 0x80)
+			driver_publish(g, 0, (uint16_t)take(in, 1));
+		else if (op < 0x90)
+			add_request(g, in);
+		else if (op < 0xa0)
+			driver_start(g, driver_offered(g));
+		else
+			driver_kick(g, 0);
+	}
+	driver_run(g);
+}
+
+static void check_disk(int fd, bool read_only)
+{
+	static const uint8_t zero[DISK];
+	uint8_t now[DISK];
+
+	must(lseek(fd, 0, SEEK_END) == DISK, "the disk keeps its size");
+	if (!read_only)
+		return;
+	must(pread(fd, now, sizeof(now), 0) == DISK && memcmp(now, zero, DISK) == 0,
+	     "a read-only disk keeps its contents");
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct program in = {data, data + size};
+	uint8_t how = (uint8_t)take(&in, 1);
+	struct block_config cfg = {
+		.id = "fuzz",
+		.read_only = how & 2,
+		.writeback = how & 4,
+	};
+	bool block = !(how & 1);
+	struct virtio_device *d;
+	struct driver g;
+	int disk;
+
+	log_set_level(LOG_OFF);
+	driver_init(&g);
+	disk = new_disk();
+	cfg.fd = dup(disk);
+	if (!block)
+		close(cfg.fd);
+	d = block ? block_create(&cfg, &g.env, NULL) : rng_create(&g.env, NULL);
+	driver_attach(&g, d);
+	driver_place_queue(&g, 0, DRIVER_QUEUE_SIZE);
+	if (!(how & 8))
+		driver_start(&g, driver_offered(&g));
+
+	run(&g, &in);
+
+	must(!(driver_read(&g, VIRTIO_MMIO_STATUS) & ~0xcfu), "the status has known bits only");
+	check_disk(disk, cfg.read_only);
+	driver_finish(&g);
+	close(disk);
+	return 0;
+}

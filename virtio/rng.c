@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * virtio-entropy, section 5.4 of virtio 1.2. One queue; each chain is room for random bytes, which
+ * getrandom(2) writes straight into guest memory. No features of its own, no configuration.
+ *
+ * A hostile guest can at worst make the host's kernel generate random bytes for as long as its own
+ * notifications last, in turns of RNG_TURN requests. It cannot drain a pool: there is none.
+ */
+#include "virtio/rng.h"
+
+#include <errno.h>
+#include <sys/random.h>
+
+/* Requests in a row: 512 KiB, about a millisecond. */
+#define RNG_TURN 8u
+
+struct rng {
+	struct virtio_device dev;
+	struct virtq queue;	  /* [s] */
+	struct rng_metrics count; /* [a] */
+	struct virtq_chain chain; /* scratch of the queue callback */
+};
+
+static struct rng *to_rng(struct virtio_device *d)
+{
+	return CONTAINER_OF(d, struct rng, dev);
+}
+
+/* Fills one buffer; returns how many bytes it got. */
+static uint32_t fill(uint8_t *buf, uint32_t len)
+{
+	uint32_t done = 0;
+
+	while (done < len) {
+		/* NONBLOCK: a host that has no entropy yet must not stop the main thread. */
+		ssize_t r = getrandom(buf + done, len - done, GRND_NONBLOCK);
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r <= 0)
+			break;
+		done += (uint32_t)r;
+	}
+	return done;
+}
+
+/* Serves g->chain. Returns the bytes written into it; what is to be read in it means nothing. */
+static uint32_t serve(struct rng *g)
+{
+	const struct virtq_chain *c = &g->chain;
+	uint32_t want = MIN(c->writable, (uint32_t)RNG_REQUEST_MAX);
+	uint32_t done = 0;
+
+	if (want == 0)
+		metric_inc(&g->count.entropy_event_fails);
+	for (unsigned i = c->split; done < want; i++) {
+		uint32_t len = (uint32_t)MIN(c->iov[i].iov_len, (size_t)(want - done));
+		uint32_t got = fill(c->iov[i].iov_base, len);
+
+		done += got;
+		if (got < len) {
+			metric_inc(&g->count.host_rng_fails);
+			break;
+		}
+	}
+	metric_add(&g->count.entropy_bytes, done);
+	return done;
+}
+
+static bool rng_notify(struct virtio_device *d, unsigned queue)
+{
+	struct rng *g = to_rng(d);
+	unsigned served = 0;
+	int r = 1;
+
+	(void)queue;
+	metric_inc(&g->count.entropy_event_count);
+	while (served < RNG_TURN && (r = virtq_get(&g->queue, &g->chain)) > 0) {
+		virtq_release(&g->queue, g->chain.head, serve(g));
+		served++;
+	}
+	virtio_queue_end(d, &g->queue);
+	if (r < 0) {
+		metric_inc(&g->count.entropy_event_fails);
+		virtio_needs_reset(d, r);
+	}
+	return r > 0;
+}
+
+static void rng_destroy(struct virtio_device *d)
+{
+	free(to_rng(d));
+}
+
+static const struct virtio_ops rng_ops = {
+	.notify = rng_notify,
+	.destroy = rng_destroy,
+};
+
+struct virtio_device *rng_create(const struct virtio_env *env, struct err *e)
+{
+	struct rng *g = calloc(1, sizeof(*g));
+
+	if (!g) {
+		err_set(e, ENOMEM, "entropy device: out of memory");
+		return NULL;
+	}
+	virtq_init(&g->queue, VIRTQ_SIZE_MAX);
+	g->dev = (struct virtio_device){
+		.ops = &rng_ops,
+		.type = VIRTIO_ID_ENTROPY,
+		.name = "entropy",
+		.features = VIRTIO_FEATURES_COMMON,
+		.queue = &g->queue,
+		.num_queues = 1,
+		.env = *env,
+	};
+	return &g->dev;
+}
+
+struct rng_metrics *rng_metrics(struct virtio_device *d)
+{
+	return &to_rng(d)->count;
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/base/err.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* snprintf's result as what was really stored: a message that is too long is cut. */
+static size_t stored(int n, size_t room)
+{
+	if (n < 0)
+		return 0;
+	return MIN((size_t)n, room - 1);
+}
+
+int err_set(struct err *e, int code, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!e)
+		return -code;
+	e->code = code;
+	va_start(ap, fmt);
+	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
+	va_end(ap);
+	return -code;
+}
+
+int err_sys(struct err *e, const char *fmt, ...)
+{
+	int code = errno;
+	va_list ap;
+	size_t n;
+
+	if (!e)
+		return -code;
+	e->code = code;
+	va_start(ap, fmt);
+	n = stored(vsnprintf(e->msg, sizeof(e->msg), fmt, ap), sizeof(e->msg));
+	va_end(ap);
+	snprintf(e->msg + n, sizeof(e->msg) - n, ": %s", strerror(code));
+	return -code;
+}
+
+int err_wrap(struct err *e, const char *fmt, ...)
+{
+	char tail[sizeof(e->msg)];
+	va_list ap;
+	size_t n;
+
+	if (!e)
+		return -EIO;
+	memcpy(tail, e->msg, sizeof(tail));
+	va_start(ap, fmt);
+	n = stored(vsnprintf(e->msg, sizeof(e->msg), fmt, ap), sizeof(e->msg));
+	va_end(ap);
+	snprintf(e->msg + n, sizeof(e->msg) - n, ": %s", tail);
+	return -e->code;
+}

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "vmm/base/fd.h"
+
+#define SITE_WINDOW_NS 5000000000ull
+#define SITE_BURST     10
+
+/* The only mutable global of spore. [m] set by the main thread, read by all. */
+static struct {
+	_Atomic int level;
+	_Atomic bool show_level, show_origin;
+	_Atomic int fd;
+	char id[80];
+	char module[64];
+	_Atomic uint64_t missed, rate_limited;
+} sink = {.level = LOG_INFO, .fd = STDOUT_FILENO, .id = "anonymous-instance"};
+
+static _Thread_local const char *thread_name = "main";
+
+static const struct {
+	const char *name;
+	enum log_level level;
+} levels[] = {
+	{"Off", LOG_OFF},   {"Error", LOG_ERROR}, {"Warn", LOG_WARN},	{"Warning", LOG_WARN},
+	{"Info", LOG_INFO}, {"Debug", LOG_DEBUG}, {"Trace", LOG_TRACE},
+};
+
+static const char *const level_tag[] = {
+	[LOG_OFF] = "OFF",   [LOG_ERROR] = "ERROR", [LOG_WARN] = "WARN",
+	[LOG_INFO] = "INFO", [LOG_DEBUG] = "DEBUG", [LOG_TRACE] = "TRACE",
+};
+
+void log_set_level(enum log_level level)
+{
+	sink.level = level;
+}
+
+void log_set_show(bool level, bool origin)
+{
+	sink.show_level = level;
+	sink.show_origin = origin;
+}
+
+void log_set_module(const char *prefix)
+{
+	snprintf(sink.module, sizeof(sink.module), "%s", prefix ? prefix : "");
+}
+
+void log_set_id(const char *id)
+{
+	snprintf(sink.id, sizeof(sink.id), "%s", id);
+}
+
+int log_open(const char *path, struct err *e)
+{
+	/* O_RDWR: a FIFO without a reader can be opened and keeps what is written for it. */
+	int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
+	int old;
+
+	if (fd < 0)
+		return err_sys(e, "open log '%s'", path);
+	old = atomic_exchange(&sink.fd, fd);
+	if (old != STDOUT_FILENO)
+		close(old);
+	return 0;
+}
+
+void log_name_thread(const char *name)
+{
+	thread_name = name;
+}
+
+int log_level_parse(const char *name, enum log_level *level)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(levels); i++) {
+		if (strcasecmp(name, levels[i].name) == 0) {
+			*level = levels[i].level;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+struct log_stats log_stats(void)
+{
+	return (struct log_stats){.missed = sink.missed, .rate_limited = sink.rate_limited};
+}
+
+bool log_enabled(enum log_level level)
+{
+	return (int)level <= atomic_load_explicit(&sink.level, memory_order_relaxed);
+}
+
+/* True when the site may write now. Races between threads cost at most a line too many. */
+static bool site_admit(struct log_site *site, uint32_t *suppressed)
+{
+	uint64_t now = now_ns();
+
+	*suppressed = 0;
+	if (!site->window_ns || now - site->window_ns > SITE_WINDOW_NS) {
+		site->window_ns = now;
+		site->count = 0;
+	}
+	if (atomic_fetch_add(&site->count, 1) >= SITE_BURST) {
+		site->suppressed++;
+		sink.rate_limited++;
+		return false;
+	}
+	*suppressed = atomic_exchange(&site->suppressed, 0);
+	return true;
+}
+
+static size_t put(char *buf, size_t size, size_t at, const char *fmt, ...) PRINTF_LIKE(4, 5);
+static size_t put(char *buf, size_t size, size_t at, const char *fmt, ...)
+{
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(buf + at, size - at, fmt, ap);
+	va_end(ap);
+	return n < 0 ? at : MIN(at + (size_t)n, size - 1);
+}
+
+/*
+ * Seconds since 1970 as a date in UTC. glibc's own functions read the time zone's file and bring
+ * 100 KiB of parsers into a static program. Years are counted from March, so that the leap day
+ * is the last of its year; 400 years have 146097 days.
+ */
+static size_t put_time(char *buf, size_t size, const struct timespec *ts)
+{
+	int64_t days = ts->tv_sec / 86400 + 719468, second = ts->tv_sec % 86400;
+	int64_t era = days / 146097, of_era = days % 146097;
+	int64_t year = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
+	int64_t of_year = of_era - (365 * year + year / 4 - year / 100);
+	int64_t month = (5 * of_year + 2) / 153; /* 0 is March */
+	int64_t day = of_year - (153 * month + 2) / 5 + 1;
+
+	return put(buf, size, 0, "%04d-%02d-%02dT%02d:%02d:%02d.%09ld",
+		   (int)(year + era * 400 + (month >= 10)),
+		   (int)(month < 10 ? month + 3 : month - 9), (int)day, (int)(second / 3600),
+		   (int)(second / 60 % 60), (int)(second % 60), ts->tv_nsec);
+}
+
+static size_t put_head(char *buf, size_t size, enum log_level level, const char *file, int line)
+{
+	struct timespec ts;
+	size_t n;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	n = put_time(buf, size, &ts);
+	n = put(buf, size, n, " [%s:%s", sink.id, thread_name);
+	if (sink.show_level)
+		n = put(buf, size, n, ":%s", level_tag[level]);
+	if (sink.show_origin)
+		n = put(buf, size, n, ":%s:%d", file, line);
+	return put(buf, size, n, "] ");
+}
+
+void log_write(struct log_site *site, enum log_level level, const char *file, int line,
+	       const char *fmt, ...)
+{
+	char buf[768];
+	uint32_t suppressed;
+	va_list ap;
+	size_t n;
+	int m;
+
+	if (sink.module[0] && strncmp(file, sink.module, strlen(sink.module)) != 0)
+		return;
+	if (!site_admit(site, &suppressed))
+		return;
+	n = put_head(buf, sizeof(buf), level, file, line);
+	va_start(ap, fmt);
+	m = vsnprintf(buf + n, sizeof(buf) - n, fmt, ap);
+	va_end(ap);
+	n = m < 0 ? n : MIN(n + (size_t)m, sizeof(buf) - 48);
+	if (suppressed)
+		n = put(buf, sizeof(buf), n, " (%u like this left out)", suppressed);
+	buf[n++] = '\n';
+	if (fd_write_full(sink.fd, buf, n) < 0)
+		sink.missed++;
+}

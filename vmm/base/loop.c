@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/base/loop.h"
+
+#include <assert.h>
+#include <errno.h>
+
+#include "vmm/base/fd.h"
+
+int loop_init(struct loop *l, struct err *e)
+{
+	*l = (struct loop){.epfd = epoll_create1(EPOLL_CLOEXEC)};
+	if (l->epfd < 0)
+		return err_sys(e, "create an epoll instance");
+	return 0;
+}
+
+void loop_finish(struct loop *l)
+{
+	fd_close(&l->epfd);
+}
+
+int loop_add(struct loop *l, struct loop_source *s, uint32_t events, struct err *e)
+{
+	struct epoll_event ev = {.events = events, .data.ptr = s};
+
+	assert(!s->added);
+	if (epoll_ctl(l->epfd, EPOLL_CTL_ADD, s->fd, &ev) < 0)
+		return err_sys(e, "watch file descriptor %d", s->fd);
+	s->added = true;
+	return 0;
+}
+
+void loop_mod(struct loop *l, struct loop_source *s, uint32_t events)
+{
+	struct epoll_event ev = {.events = events, .data.ptr = s};
+	int r;
+
+	assert(s->added);
+	r = epoll_ctl(l->epfd, EPOLL_CTL_MOD, s->fd, &ev);
+	assert(r == 0);
+	(void)r;
+}
+
+void loop_del(struct loop *l, struct loop_source *s)
+{
+	if (!s->added)
+		return;
+	epoll_ctl(l->epfd, EPOLL_CTL_DEL, s->fd, NULL);
+	s->added = false;
+	/* The batch being served may still hold an event of this source, which may be freed. */
+	for (int i = l->batch_pos; i < l->batch_len; i++)
+		if (l->batch[i].data.ptr == s)
+			l->batch[i].data.ptr = NULL;
+}
+
+void loop_timer_set(struct loop *l, struct loop_timer *t, uint64_t in_ns)
+{
+	struct loop_timer **at = &l->timers;
+
+	loop_timer_clear(l, t);
+	t->at_ns = now_ns() + in_ns;
+	while (*at && (*at)->at_ns <= t->at_ns)
+		at = &(*at)->next;
+	t->next = *at;
+	t->armed = true;
+	*at = t;
+}
+
+void loop_timer_clear(struct loop *l, struct loop_timer *t)
+{
+	struct loop_timer **at = &l->timers;
+
+	if (!t->armed)
+		return;
+	while (*at != t)
+		at = &(*at)->next;
+	*at = t->next;
+	t->armed = false;
+}
+
+/* Milliseconds until the first timer, rounded up so that it has expired when we wake. */
+static int next_timeout_ms(const struct loop *l, int limit)
+{
+	uint64_t now, ms;
+
+	if (!l->timers)
+		return limit;
+	now = now_ns();
+	if (l->timers->at_ns <= now)
+		return 0;
+	ms = (l->timers->at_ns - now + 999999) / 1000000;
+	if (ms > INT32_MAX)
+		ms = INT32_MAX;
+	return limit >= 0 && ms > (uint64_t)limit ? limit : (int)ms;
+}
+
+static void run_timers(struct loop *l)
+{
+	uint64_t now = now_ns();
+
+	/* `now` is read once: a timer that re-arms itself for 0 ns must not starve the sources. */
+	while (l->timers && l->timers->at_ns <= now) {
+		struct loop_timer *t = l->timers;
+		pthread_mutex_t *lock = t->lock;
+
+		loop_timer_clear(l, t);
+		if (lock)
+			pthread_mutex_lock(lock);
+		t->expired(t);
+		if (lock)
+			pthread_mutex_unlock(lock);
+	}
+}
+
+static void run_batch(struct loop *l)
+{
+	for (l->batch_pos = 0; l->batch_pos < l->batch_len;) {
+		struct epoll_event *ev = &l->batch[l->batch_pos++];
+		struct loop_source *s = ev->data.ptr;
+		pthread_mutex_t *lock;
+
+		if (!s)
+			continue;
+		lock = s->lock; /* the callback may free its source */
+		if (lock)
+			pthread_mutex_lock(lock);
+		s->ready(s, ev->events);
+		if (lock)
+			pthread_mutex_unlock(lock);
+	}
+	l->batch_len = 0;
+	l->batch_pos = 0;
+}
+
+int loop_run_once(struct loop *l, int timeout_ms)
+{
+	int n = epoll_wait(l->epfd, l->batch, LOOP_BATCH, next_timeout_ms(l, timeout_ms));
+
+	if (n < 0 && errno != EINTR)
+		return -errno;
+	l->batch_len = n < 0 ? 0 : n;
+	run_timers(l);
+	run_batch(l);
+	return 0;
+}
+
+int loop_run(struct loop *l)
+{
+	l->stop = false;
+	while (!l->stop) {
+		int r = loop_run_once(l, -1);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+void loop_stop(struct loop *l)
+{
+	l->stop = true;
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The microVM as a whole: from a configuration to running vCPUs and to its end.
+ *
+ * Everything here is for the main thread. vCPU threads exist from vm_start() on; between
+ * vm_pause() and vm_resume() each of them is parked outside KVM_RUN (vmm/vcpu.h).
+ */
+#pragma once
+
+#include "virtio/mmio.h"
+#include "vmm/base/loop.h"
+#include "vmm/base/metric.h"
+#include "vmm/bus.h"
+#include "vmm/config.h"
+#include "vmm/i8042.h"
+#include "vmm/kvm.h"
+#include "vmm/serial.h"
+#include "vmm/vcpu.h"
+
+enum vm_phase { VM_NOT_STARTED, VM_RUNNING, VM_PAUSED };
+
+/*
+ * Exit codes of the process, Firecracker's where it has one. docs/api.md tells users.
+ */
+enum vm_exit {
+	VM_EXIT_OK = 0,	      /* the guest reset itself (reboot; i8042 command 0xfe) */
+	VM_EXIT_ERROR = 1,    /* generic error; also a KVM failure while the guest ran */
+	VM_EXIT_POWEROFF = 3, /* (+) the guest powered itself off through ACPI */
+	VM_EXIT_TRIPLE_FAULT = VM_EXIT_ERROR, /* as in Firecracker; the log tells them apart */
+	VM_EXIT_BAD_SYSCALL = 148,
+	VM_EXIT_SIGBUS = 149,
+	VM_EXIT_SIGSEGV = 150,
+	VM_EXIT_SIGXFSZ = 151,
+	VM_EXIT_BAD_CONFIG = 152,
+	VM_EXIT_ARG_PARSING = 153,
+	VM_EXIT_SIGXCPU = 154,
+	VM_EXIT_SIGPIPE = 155,
+	VM_EXIT_SIGHUP = 156,
+	VM_EXIT_SIGILL = 157,
+};
+
+/* Durations of the steps of a start, microseconds. Written once by vm_start(). */
+struct vm_times {
+	uint64_t kvm_us;     /* /dev/kvm, VM, memslots, irqchip */
+	uint64_t memory_us;  /* mapping guest memory */
+	uint64_t kernel_us;  /* kernel, initrd, tables into guest memory */
+	uint64_t devices_us; /* devices, ioeventfds, irqfds */
+	uint64_t vcpus_us;   /* vCPUs created and set up */
+	uint64_t run_us;     /* threads created and released to KVM_RUN */
+	uint64_t total_us;
+};
+
+struct vm {
+	struct config config; /* [m] set before the start, read after it */
+	char id[CONFIG_ID_MAX + 1];
+	struct loop *loop;   /* [I] borrowed */
+	enum vm_phase phase; /* [m] */
+	/*
+	 * [m] Called once, from the loop, when the guest has ended; `code` is the process's exit
+	 * code. All vCPUs are parked by then.
+	 */
+	void (*ended)(struct vm *vm, enum vm_exit code);
+	void *ended_arg;
+	struct vm_times times;	    /* [m] */
+	struct vm_machine *machine; /* [m] what exists only after the start; NULL before (vm.c) */
+};
+
+/* `loop` is borrowed for the life of `vm`. */
+void vm_init(struct vm *vm, struct loop *loop, const char *id);
+/* Stops and frees everything; safe in every phase. */
+void vm_finish(struct vm *vm);
+
+/*
+ * Builds the machine and lets it run. On failure everything is taken back and the VM can be
+ * configured and started again.
+ */
+int vm_start(struct vm *vm, struct err *e);
+/* Both are idempotent. -EINVAL before the start. vm_pause() returns when every vCPU is parked. */
+int vm_pause(struct vm *vm, struct err *e);
+int vm_resume(struct vm *vm, struct err *e);
+/* Types Ctrl-Alt-Del on the emulated keyboard. */
+int vm_send_ctrl_alt_del(struct vm *vm, struct err *e);
+
+/* Devices by slot for the metrics writer; NULL past the last one or before the start. */
+struct virtio_device *vm_device(struct vm *vm, unsigned index);
+
+/* Counters of the rest of the machine, for the metrics writer. */
+struct vm_counters {
+	struct vcpu_metrics *vcpu;
+	struct i8042_metrics *i8042;
+	struct serial_metrics *serial;
+};
+/* False before the start. */
+bool vm_counters(struct vm *vm, struct vm_counters *c);

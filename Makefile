@@ -21,13 +21,19 @@ MAKEFLAGS += --no-builtin-rules
 # --- sources ---
 
 SRC       := $(wildcard vmm/base/*.c virtio/*.c vmm/*.c snapshot/*.c api-sock/*.c)
-SRC_LIB   := $(filter-out vmm/main.c,$(SRC))
+# jailer/ is two programs and a tool of the build: what spore has of it, and what spore-jailer is.
+SRC_SECCOMP := jailer/seccomp.c jailer/bpf.c jailer/custom.c
+SRC_JAILER  := $(filter-out $(SRC_SECCOMP) jailer/filters.c jailer/compile.c,$(wildcard jailer/*.c)) \
+	vmm/base/err.c vmm/base/fd.c
+SRC       += $(SRC_SECCOMP)
+SRC_GEN   := $(B)/gen/filters.c
+SRC_LIB   := $(filter-out vmm/main.c,$(SRC)) $(SRC_GEN)
 SRC_TEST  := $(wildcard tests/test_*.c tests/lib/*.c)
 SRC_FUZZ  := $(wildcard tests/fuzz/fuzz_*.c)
 SRC_BENCH := $(wildcard tests/bench/*.c)
 GUESTS    := $(patsubst tests/guest/%.S,$(B)/guest/%.elf,$(wildcard tests/guest/*.S))
 FORMATTED := $(wildcard vmm/base/*.[ch] virtio/*.[ch] vmm/*.[ch] snapshot/*.[ch] api-sock/*.[ch] \
-	tests/*.[ch] tests/lib/*.[ch] tests/fuzz/*.[ch] tests/bench/*.[ch])
+	jailer/*.[ch] tests/*.[ch] tests/lib/*.[ch] tests/attack/*.[ch] tests/fuzz/*.[ch] tests/bench/*.[ch])
 
 # --- flags ---
 
@@ -40,13 +46,14 @@ CFL  := -std=gnu17 -g $(WARN)
 # Asked for in the recipes, since the packages may be installed by this very run.
 HTTP_CPP = $(shell pkg-config --exists libllhttp 2>/dev/null && echo -DSPORE_LLHTTP)
 HTTP_LIB = $(shell pkg-config --exists libllhttp 2>/dev/null && echo -lllhttp || echo -lhttp_parser)
-LIBS     = -ljansson $(HTTP_LIB) -lpthread
+LIBS     = -ljansson $(HTTP_LIB) -luring -lxxhash -lpthread
 
 HARDEN_C := -O2 -fPIE -fstack-protector-strong -D_FORTIFY_SOURCE=2 -fcf-protection \
 	-ffunction-sections -fdata-sections
 HARDEN_L := -static-pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--gc-sections -Wl,--build-id
-SAN      := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
-FUZZ     := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+# -DSPORE_NO_SECCOMP: the runtimes of sanitizers and coverage make system calls of their own.
+SAN      := -O1 -DSPORE_NO_SECCOMP -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+FUZZ     := -O1 -DSPORE_NO_SECCOMP -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 
 # --- packages ---
 
@@ -71,18 +78,44 @@ $(eval $(call VARIANT,$(B)/obj,$(CC),$(HARDEN_C)))
 $(eval $(call VARIANT,$(B)/asan,$(CC),$(SAN)))
 $(eval $(call VARIANT,$(B)/fuzzobj,$(CLANG),$(FUZZ)))
 
-OBJ      := $(SRC:%.c=$(B)/obj/%.o)
+OBJ      := $(patsubst %.c,$(B)/obj/%.o,$(SRC) $(SRC_GEN))
 LIB_OBJ  := $(SRC_LIB:%.c=$(B)/obj/%.o)
-ASAN_OBJ := $(SRC:%.c=$(B)/asan/%.o)
+ASAN_OBJ := $(patsubst %.c,$(B)/asan/%.o,$(SRC) $(SRC_GEN))
 ASAN_LIB := $(SRC_LIB:%.c=$(B)/asan/%.o)
+
+# --- seccomp filters: from the table to BPF, when spore is built ---
+
+$(B)/jailer-compile: $(B)/obj/jailer/compile.o $(B)/obj/jailer/filters.o
+	@echo "  LD $@"
+	@$(CC) $^ -lseccomp -o $@
+
+$(B)/gen/filters.c: $(B)/jailer-compile
+	@mkdir -p $(@D)
+	@$< >$@
 
 # --- programs ---
 
 .PHONY: all asan
-all: $(B)/spore
+all: $(B)/spore $(B)/spore-jailer $(B)/spore-overlay $(B)/spore-snapshot
 asan: $(B)/asan/spore $(B)/asan/unit
 
 $(B)/spore: $(OBJ)
+	@echo "  LD $@"
+	@$(CC) $(HARDEN_L) $^ $(LIBS) -o $@.debug
+	@strip --strip-all $@.debug -o $@
+
+$(B)/spore-jailer: $(SRC_JAILER:%.c=$(B)/obj/%.o)
+	@echo "  LD $@"
+	@$(CC) $(HARDEN_L) $^ -lcap-ng -o $@.debug
+	@strip --strip-all $@.debug -o $@
+
+$(B)/spore-overlay: $(patsubst %.c,$(B)/obj/%.o,tools/spore-overlay.c virtio/overlay.c \
+		vmm/base/err.c vmm/base/fd.c)
+	@echo "  LD $@"
+	@$(CC) $(HARDEN_L) $^ -o $@.debug
+	@strip --strip-all $@.debug -o $@
+
+$(B)/spore-snapshot: $(B)/obj/tools/spore-snapshot.o $(LIB_OBJ)
 	@echo "  LD $@"
 	@$(CC) $(HARDEN_L) $^ $(LIBS) -o $@.debug
 	@strip --strip-all $@.debug -o $@
@@ -93,13 +126,30 @@ $(B)/asan/spore: $(ASAN_OBJ)
 
 # --- tests ---
 
-$(B)/unit: $(SRC_TEST:%.c=$(B)/obj/%.o) $(LIB_OBJ)
+# spore with an attacker inside: only for the tests of the filters.
+$(eval $(call VARIANT,$(B)/attack,$(CC),$(HARDEN_C) -DSPORE_ATTACK))
+ATTACKED := vmm/main.c vmm/vcpu.c
+
+$(B)/attack/spore: $(ATTACKED:%.c=$(B)/attack/%.o) $(B)/attack/tests/attack/attack.o \
+		$(filter-out $(ATTACKED:%.c=$(B)/obj/%.o),$(OBJ))
+	@echo "  LD $@"
+	@$(CC) $(HARDEN_L) $^ $(LIBS) -o $@
+
+UNIT_SRC := $(SRC_TEST) jailer/filters.c jailer/args.c jailer/tree.c
+
+$(B)/unit: $(UNIT_SRC:%.c=$(B)/obj/%.o) $(LIB_OBJ)
 	@echo "  LD $@"
 	@$(CC) $^ $(LIBS) -lcriterion -o $@
 
-$(B)/asan/unit: $(SRC_TEST:%.c=$(B)/asan/%.o) $(ASAN_LIB)
+$(B)/asan/unit: $(UNIT_SRC:%.c=$(B)/asan/%.o) $(ASAN_LIB)
 	@echo "  LD $@"
 	@$(CC) $(SAN) $^ $(LIBS) -lcriterion -o $@
+
+# In the place of spore in a jail: tries to get out.
+$(B)/attack/inmate: $(B)/obj/tests/attack/inmate.o
+	@mkdir -p $(@D)
+	@echo "  LD $@"
+	@$(CC) $(HARDEN_L) $^ -o $@
 
 # Guests of a few instructions: 64-bit ELF files linked at 1 MiB, or for 1 MiB of memory at 256 KiB.
 $(B)/guest/%.elf: tests/guest/%.S | $(DEPS)
@@ -109,13 +159,14 @@ $(B)/guest/%.elf: tests/guest/%.S | $(DEPS)
 		-Itests/guest $< -o $@
 
 .PHONY: check unit tiny e2e check-files
-check: $(B)/spore $(B)/unit $(B)/asan/unit $(B)/asan/spore $(GUESTS)
+JAILED := $(B)/spore-jailer $(B)/spore-snapshot $(B)/attack/spore $(B)/attack/inmate
+check: $(B)/spore $(B)/unit $(B)/asan/unit $(B)/asan/spore $(JAILED) $(GUESTS)
 	tests/run-all
 
 unit: $(B)/unit $(GUESTS)
 	$(B)/unit
 
-e2e: $(B)/spore $(GUESTS)
+e2e: $(B)/spore $(JAILED) $(GUESTS)
 	tests/run-all tiny api linux
 
 # --- fuzzing: make fuzz [FUZZ_SECONDS=60] ---
@@ -140,7 +191,7 @@ fuzz: $(FUZZERS)
 
 .PHONY: layers format format-check tidy shellcheck
 layers:
-	tools/check-layers $(SRC) $(wildcard vmm/base/*.h virtio/*.h vmm/*.h snapshot/*.h api-sock/*.h)
+	@tools/check-layers $(SRC) $(wildcard jailer/*.[ch] vmm/base/*.h virtio/*.h vmm/*.h snapshot/*.h api-sock/*.h)
 
 format: | $(DEPS)
 	clang-format -i $(FORMATTED)
@@ -149,17 +200,20 @@ format-check: | $(DEPS)
 	clang-format --dry-run --Werror $(FORMATTED)
 
 tidy: | $(DEPS)
-	clang-tidy --quiet $(SRC) -- -std=gnu17 $(CPP) $(HTTP_CPP)
+	@printf '%s\n' $(SRC) | xargs -n 1 -P 2 sh -c \
+		'clang-tidy --quiet "$$0" -- -std=gnu17 $(CPP) $(HTTP_CPP) 2>/dev/null'
 
 # --- benchmark and demo ---
 
-$(B)/bench/%: $(B)/obj/tests/bench/%.o $(LIB_OBJ)
+# Linked as spore is, and of nothing but themselves; one measures the filters.
+$(B)/bench/jail: $(B)/obj/$(B)/gen/filters.o
+$(B)/bench/%: $(B)/obj/tests/bench/%.o
 	@mkdir -p $(@D)
 	@echo "  LD $@"
-	@$(CC) $^ $(LIBS) -o $@
+	@$(CC) $(HARDEN_L) $^ -o $@
 
 .PHONY: bench demo
-bench: $(B)/spore $(SRC_BENCH:tests/bench/%.c=$(B)/bench/%) $(GUESTS)
+bench: $(B)/spore $(B)/spore-jailer $(SRC_BENCH:tests/bench/%.c=$(B)/bench/%) $(GUESTS)
 	tests/bench/run
 
 demo: $(B)/spore
@@ -168,8 +222,11 @@ demo: $(B)/spore
 # --- install ---
 
 .PHONY: install clean help
-install: $(B)/spore
+install: $(B)/spore $(B)/spore-jailer
 	install -D -m 0755 $(B)/spore $(DESTDIR)$(PREFIX)/bin/spore
+	install -D -m 0755 $(B)/spore-jailer $(DESTDIR)$(PREFIX)/bin/spore-jailer
+	install -D -m 0755 $(B)/spore-overlay $(DESTDIR)$(PREFIX)/bin/spore-overlay
+	install -D -m 0755 $(B)/spore-snapshot $(DESTDIR)$(PREFIX)/bin/spore-snapshot
 	install -D -m 0644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/spore/LICENSE
 	install -D -m 0644 README.md $(DESTDIR)$(PREFIX)/share/doc/spore/README.md
 	install -D -m 0644 api-sock/openapi.yaml $(DESTDIR)$(PREFIX)/share/doc/spore/openapi.yaml

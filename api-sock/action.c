@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "api-sock/cpuconfig.h"
 #include "api-sock/schema.h"
 
 /* Reads the body, and remembers for the answer that it was the body that failed. */
@@ -44,6 +45,23 @@ int action_get_instance(struct api *api, struct api_call *call, struct err *e)
 	return 0;
 }
 
+int action_get_events(struct api *api, struct api_call *call, struct err *e)
+{
+	if (!api->events.read)
+		return err_set(e, ENOTSUP, "There are no events.");
+	call->stream = &api->events;
+	call->type = "application/x-ndjson";
+	return 0;
+}
+
+int action_get_metrics(struct api *api, struct api_call *call, struct err *e)
+{
+	(void)e;
+	call->text = metrics_prometheus(api->metrics);
+	call->type = "text/plain; version=0.0.4";
+	return 0;
+}
+
 int action_get_version(struct api *api, struct api_call *call, struct err *e)
 {
 	struct version_info info = {.firecracker_version = FIRECRACKER_API_VERSION};
@@ -68,6 +86,10 @@ static int set_machine(struct api *api, struct api_call *call, struct machine_co
 
 	if (r < 0)
 		return r;
+	if (json_object_get(call->body, "cpu_template")) {
+		call->deprecated = true;
+		metric_inc(&api->metrics->deprecated);
+	}
 	r = config_set_machine(&api->vm->config, piece, e);
 	return r < 0 ? err_wrap(e, "Machine config error") : 0;
 }
@@ -87,6 +109,22 @@ int action_patch_machine(struct api *api, struct api_call *call, struct err *e)
 	if (json_is_object(call->body) && json_object_size(call->body) == 0)
 		return err_set(e, EINVAL, "Empty PATCH request.");
 	return set_machine(api, call, &piece, true, e);
+}
+
+int action_put_cpu_config(struct api *api, struct api_call *call, struct err *e)
+{
+	cleanup_free struct cpu_template *piece = calloc(1, sizeof(*piece));
+	int r = read_body(&schema_cpu_config, call, false, NULL, e);
+
+	if (r < 0)
+		return r;
+	if (!piece)
+		return err_set(e, ENOMEM, "CPU config error: out of memory");
+	if (cpuconfig_read(call->body, piece, e) < 0)
+		return err_wrap(e, "CPU config error");
+	free(api->vm->config.cpu);
+	api->vm->config.cpu = TAKE(piece);
+	return 0;
 }
 
 int action_put_boot_source(struct api *api, struct api_call *call, struct err *e)
@@ -117,13 +155,82 @@ int action_put_drive(struct api *api, struct api_call *call, struct err *e)
 	return r;
 }
 
+/* The limits that the body does not name stay as they are. */
+static void begin_update(const struct api *api, const struct api_call *call, struct drive_update *u)
+{
+	const struct drive *d = config_find_drive(&api->vm->config, call->id);
+
+	*u = (struct drive_update){0};
+	u->set_limiter = json_is_object(json_object_get(call->body, "rate_limiter"));
+	if (d)
+		u->limiter = d->limiter;
+}
+
+int action_patch_drive(struct api *api, struct api_call *call, struct err *e)
+{
+	struct drive_update u;
+	int r;
+
+	begin_update(api, call, &u);
+	r = read_body(&schema_drive_update, call, false, &u, e);
+	if (r == 0 && strcmp(call->id, u.id) != 0)
+		r = err_set(e, EINVAL, "The id from the path does not match the id from the body!");
+	else if (r == 0 && drive_update(api->vm, &u, e) < 0)
+		r = err_wrap(e, "Drive config error");
+	drive_update_finish(&u);
+	return r;
+}
+
+static int check_path_id(const struct api_call *call, const char *id, struct err *e)
+{
+	if (!call->id || strcmp(call->id, id) == 0)
+		return 0;
+	return err_set(e, EINVAL, "The id from the path does not match the id from the body!");
+}
+
+int action_put_net(struct api *api, struct api_call *call, struct err *e)
+{
+	struct net_interface piece;
+	int r;
+
+	net_interface_init(&piece);
+	r = read_body(&schema_net, call, false, &piece, e);
+	if (r == 0)
+		r = check_path_id(call, piece.id, e);
+	if (r == 0 && config_set_net(&api->vm->config, &piece, e) < 0)
+		r = err_wrap(e, "Network config error");
+	net_interface_finish(&piece);
+	return r;
+}
+
+int action_patch_net(struct api *api, struct api_call *call, struct err *e)
+{
+	const struct net_interface *now = config_find_net(&api->vm->config, call->id);
+	struct net_update piece = {0};
+	int r;
+
+	/* Limits that the body does not mention stay as they are. */
+	if (now)
+		piece.limits = now->limits;
+	r = read_body(&schema_net_update, call, false, &piece, e);
+	if (r == 0)
+		r = check_path_id(call, piece.id, e);
+	if (r == 0 && vm_update_net(api->vm, &piece, e) < 0)
+		r = err_wrap(e, "Network config error");
+	net_update_finish(&piece);
+	return r;
+}
+
 int action_put_entropy(struct api *api, struct api_call *call, struct err *e)
 {
-	int r = read_body(&schema_entropy, call, false, NULL, e);
+	struct entropy_request req = {0};
+	int r = read_body(&schema_entropy, call, false, &req, e);
 
-	if (r == 0)
-		api->vm->config.entropy = true;
-	return r;
+	if (r < 0)
+		return r;
+	api->vm->config.entropy = true;
+	api->vm->config.entropy_limit = req.limiter;
+	return 0;
 }
 
 int action_put_serial(struct api *api, struct api_call *call, struct err *e)
@@ -136,6 +243,20 @@ int action_put_serial(struct api *api, struct api_call *call, struct err *e)
 	if (r == 0 && config_set_serial(&api->vm->config, &piece, e) < 0)
 		r = err_wrap(e, "Serial config error");
 	serial_config_finish(&piece);
+	return r;
+}
+
+int action_put_vsock(struct api *api, struct api_call *call, struct err *e)
+{
+	struct vsock_config piece;
+	int r;
+
+	vsock_config_init(&piece);
+	r = read_body(&schema_vsock, call, false, &piece, e);
+	call->deprecated = piece.vsock_id != NULL;
+	if (r == 0 && config_set_vsock(&api->vm->config, &piece, e) < 0)
+		r = err_wrap(e, "Vsock config error");
+	vsock_config_finish(&piece);
 	return r;
 }
 

@@ -7,6 +7,8 @@
 
 #include <jansson.h>
 
+#include "api-sock/http.h"
+#include "snapshot/snapshot.h"
 #include "vmm/metrics.h"
 #include "vmm/vm.h"
 
@@ -16,13 +18,20 @@
 struct api {
 	struct vm *vm;
 	struct metrics *metrics;
+	struct snapshot_history snapshots; /* snapshot_history_init() */
+	bool configured; /* something of the microVM was configured: no snapshot can be loaded */
+	struct http_stream events; /* what GET /events answers with; read NULL: nothing */
 };
 
 struct api_call {
 	const char *id;	    /* from the path, checked; NULL when it has none, and from the file */
 	const json_t *body; /* NULL for GET; borrowed */
 	json_t *reply;	    /* set by GET; the caller owns it */
-	bool bad_body;	    /* set on failure when `body` itself could not be understood */
+	char *text;	    /* instead, of content type `type`, malloc'ed; the caller owns it */
+	const char *type;
+	const struct http_stream *stream; /* instead, also of `type` */
+	bool deprecated;		  /* the answer says so */
+	bool bad_body; /* set on failure when `body` itself could not be understood */
 };
 
 /* All return 0, or -errno with `e` filled in words for the client and nothing changed. */
@@ -37,19 +46,36 @@ enum api_phases {
 
 int action_check_phase(const struct api *api, enum api_phases allowed, struct err *e);
 
+api_action action_get_events;
 api_action action_get_instance;
 api_action action_get_version;
 api_action action_get_machine;
+api_action action_get_metrics;
+api_action action_get_balloon;
+api_action action_get_balloon_stats;
+api_action action_get_hinting;
+api_action action_put_balloon;
 api_action action_put_boot_source;
+api_action action_put_cpu_config;
 api_action action_put_drive;
 api_action action_put_entropy;
 api_action action_put_logger;
 api_action action_put_machine;
 api_action action_put_metrics;
+api_action action_put_net;
 api_action action_put_serial;
+api_action action_put_snapshot_create;
+api_action action_put_snapshot_load;
+api_action action_put_vsock;
 api_action action_put_action;
+api_action action_patch_drive;
 api_action action_patch_machine;
+api_action action_patch_net;
 api_action action_patch_vm;
+api_action action_patch_balloon;
+api_action action_patch_balloon_stats;
+api_action action_start_hinting;
+api_action action_stop_hinting;
 
 /* What InstanceStart does. */
 int action_start(struct api *api, struct err *e);

@@ -198,7 +198,93 @@ static int read_enum(const struct body_field *f, const json_t *v, void *out, str
 		       ECHO_MAX, json_string_value(v), list);
 }
 
-static int read_field(const struct body_field *f, const json_t *v, void *out, struct err *e)
+static int read_text(const char *name, const json_t *v, char *at, size_t size, struct err *e)
+{
+	if (!json_is_string(v))
+		return err_set(e, EINVAL, "field `%s`: invalid type: %s, expected a string", name,
+			       type_name(v));
+	if (json_string_length(v) >= size)
+		return err_set(e, EINVAL, "field `%s`: %zu bytes, at most %zu are allowed", name,
+			       json_string_length(v), size - 1);
+	strcpy(at, json_string_value(v));
+	return 0;
+}
+
+static int read_object(const struct body_field *f, const json_t *v, bool partial, void *out,
+		       struct err *e)
+{
+	char *at = (char *)out + f->offset;
+	bool whole = f->flags & (BODY_WHOLE | BODY_OWNED);
+
+	if (f->flags & BODY_OWNED) {
+		void **owned = (void **)(void *)at;
+
+		at = *owned = calloc(1, f->item);
+		if (!at)
+			return err_set(e, ENOMEM, "field `%s`: out of memory", f->name);
+	} else if (whole) {
+		memset(at, 0, f->size);
+	}
+	if (body_read(f->body, v, partial && !whole, at, e) < 0)
+		return err_wrap(e, "field `%s`", f->name);
+	return 0;
+}
+
+static int read_list(const struct body_field *f, const json_t *v, void *out, struct err *e)
+{
+	struct vector *list = (void *)((char *)out + f->offset);
+	size_t n = json_array_size(v);
+	int r = 0;
+
+	if (!json_is_array(v))
+		return wrong_type(f, v, "an array", e);
+	if (n > f->max)
+		return err_set(e, EINVAL, "field `%s`: %zu items, at most %llu are allowed",
+			       f->name, n, (unsigned long long)f->max);
+	free(list->item);
+	list->count = (unsigned)n;
+	list->item = calloc(n ? n : 1, f->item);
+	if (!list->item)
+		return err_set(e, ENOMEM, "field `%s`: out of memory", f->name);
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		char *at = (char *)list->item + i * f->item;
+		const json_t *item = json_array_get(v, i);
+
+		r = f->body ? body_read(f->body, item, false, at, e)
+			    : read_text(f->name, item, at, f->item, e);
+		if (r < 0 && f->body)
+			r = err_wrap(e, "field `%s`: item %zu", f->name, i);
+	}
+	return r;
+}
+
+static int read_map(const struct body_field *f, const json_t *v, void *out, struct err *e)
+{
+	char **at = (char **)(void *)((char *)out + f->offset);
+	const char *key;
+	json_t *text;
+	char *copy;
+
+	if (!json_is_object(v))
+		return wrong_type(f, v, "an object", e);
+	if (json_object_size(v) > f->max)
+		return err_set(e, EINVAL, "field `%s`: %zu members, at most %llu are allowed",
+			       f->name, json_object_size(v), (unsigned long long)f->max);
+	json_object_foreach((json_t *)(uintptr_t)v, key, text)
+	{
+		if (!json_is_string(text))
+			return wrong_type(f, text, "strings in it", e);
+	}
+	copy = json_dumps(v, JSON_COMPACT);
+	if (!copy)
+		return err_set(e, ENOMEM, "field `%s`: out of memory", f->name);
+	free(*at);
+	*at = copy;
+	return 0;
+}
+
+static int read_field(const struct body_field *f, const json_t *v, bool partial, void *out,
+		      struct err *e)
 {
 	switch (f->type) {
 	case BODY_BOOL:
@@ -209,8 +295,18 @@ static int read_field(const struct body_field *f, const json_t *v, void *out, st
 		return read_string(f, v, out, e);
 	case BODY_ID:
 		return read_id(f, v, out, e);
+	case BODY_TEXT:
+		return read_text(f->name, v, (char *)out + f->offset, f->size, e);
 	case BODY_ENUM:
 		return read_enum(f, v, out, e);
+	case BODY_OBJECT:
+		return read_object(f, v, partial, out, e);
+	case BODY_LIST:
+		return read_list(f, v, out, e);
+	case BODY_MAP:
+		return read_map(f, v, out, e);
+	case BODY_ARRAY:
+		return json_is_array(v) ? 0 : wrong_type(f, v, "an array", e);
 	case BODY_UNSUPPORTED:
 		return err_set(e, EINVAL, "field `%s` is not supported", f->name);
 	}
@@ -258,7 +354,7 @@ int body_read(const struct body *b, const json_t *json, bool partial, void *out,
 		const json_t *v = json_object_get(json, f->name);
 
 		if (v && !json_is_null(v))
-			r = read_field(f, v, out, e);
+			r = read_field(f, v, partial, out, e);
 		else if ((f->flags & BODY_REQUIRED) && !partial)
 			r = err_set(e, EINVAL, "missing field `%s`", f->name);
 	}
@@ -275,6 +371,38 @@ static json_t *print_enum(const struct body_field *f, const void *in)
 	return json_null();
 }
 
+static bool all_zero(const char *p, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (p[i])
+			return false;
+	return true;
+}
+
+static json_t *print_object(const struct body_field *f, const void *in)
+{
+	const char *at = (const char *)in + f->offset;
+
+	if (all_zero(at, f->size))
+		return json_null();
+	if (f->flags & BODY_OWNED)
+		at = *(const char *const *)(const void *)at;
+	return body_print(f->body, at);
+}
+
+static json_t *print_list(const struct body_field *f, const void *in)
+{
+	const struct vector *list = (const void *)((const char *)in + f->offset);
+	json_t *array = json_array();
+
+	for (unsigned i = 0; i < list->count; i++) {
+		const char *at = (const char *)list->item + i * f->item;
+
+		json_array_append_new(array, f->body ? body_print(f->body, at) : json_string(at));
+	}
+	return array;
+}
+
 static json_t *print_field(const struct body_field *f, const void *in)
 {
 	const char *at = (const char *)in + f->offset;
@@ -284,14 +412,26 @@ static json_t *print_field(const struct body_field *f, const void *in)
 	case BODY_BOOL:
 		return json_boolean(load_uint(in, f));
 	case BODY_UINT:
-		return json_integer((json_int_t)load_uint(in, f));
+		/* Below its minimum it stands for an absent one. */
+		return load_uint(in, f) < f->min ? json_null()
+						 : json_integer((json_int_t)load_uint(in, f));
 	case BODY_STRING:
 		memcpy(&s, at, sizeof(s));
 		return s ? json_string(s) : json_null();
 	case BODY_ID:
 		return json_string(at);
+	case BODY_TEXT:
+		return *at ? json_string(at) : json_null();
+	case BODY_OBJECT:
+		return print_object(f, in);
+	case BODY_LIST:
+		return print_list(f, in);
 	case BODY_ENUM:
 		return print_enum(f, in);
+	case BODY_MAP:
+		memcpy(&s, at, sizeof(s));
+		return s ? json_loads(s, 0, NULL) : json_null();
+	case BODY_ARRAY:
 	case BODY_UNSUPPORTED:
 		return json_null();
 	}

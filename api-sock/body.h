@@ -13,11 +13,17 @@
 #include "vmm/base/err.h"
 
 enum body_type {
-	BODY_BOOL,	  /* bool */
-	BODY_UINT,	  /* unsigned or uint64_t, min..max */
-	BODY_STRING,	  /* char *, owned; NULL when absent; at most `max` bytes */
-	BODY_ID,	  /* char[size]: 1..size-1 letters, digits and '_' */
-	BODY_ENUM,	  /* an enum or bool, by `names` */
+	BODY_BOOL,   /* bool */
+	BODY_UINT,   /* unsigned or uint64_t, min..max */
+	BODY_STRING, /* char *, owned; NULL when absent; at most `max` bytes */
+	BODY_ID,     /* char[size]: 1..size-1 letters, digits and '_' */
+	BODY_TEXT,   /* char[size]: at most size-1 bytes; "" when absent */
+	BODY_ENUM,   /* an enum or bool, by `names` */
+	BODY_OBJECT, /* a struct inside, by `body`; printed as null while it is all zeroes */
+	BODY_LIST,   /* struct vector of at most `max` items of `item` bytes, which own nothing:
+			     structs by `body`, or without one texts */
+	BODY_MAP,    /* char *, owned: an object of at most `max` texts, as JSON text */
+	BODY_ARRAY,  /* an array that the action reads itself; not stored, not printed */
 	BODY_UNSUPPORTED, /* Firecracker has it and spore does not: only null is accepted */
 };
 
@@ -25,6 +31,8 @@ enum body_flags {
 	BODY_REQUIRED = 1,
 	BODY_ANY_CASE = 2, /* BODY_ENUM: upper and lower case are the same */
 	BODY_HIDDEN = 4,   /* not printed */
+	BODY_WHOLE = 8,	   /* BODY_OBJECT: given, it replaces all of the old one, in a PATCH too */
+	BODY_OWNED = 16,   /* BODY_OBJECT: a pointer to `item` zeroed bytes, NULL when absent */
 };
 
 #define BODY_REFUSED (-1)
@@ -42,12 +50,15 @@ struct body_field {
 	size_t offset, size; /* in the struct; size 0: checked, but stored nowhere */
 	uint64_t min, max;
 	const struct body_name *names;
+	const struct body *body; /* BODY_OBJECT, BODY_LIST */
+	size_t item;		 /* BODY_LIST, BODY_OWNED: bytes of one */
 };
 
 struct body {
 	const char *name; /* as in openapi.yaml */
 	const struct body_field *field;
 	unsigned count;
+	bool may_miss; /* a request without a body means one without fields */
 };
 
 /* Parses one JSON text. Returns a reference that the caller owns, or NULL with `e` filled. */

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "api-sock/cpuconfig.h"
 #include "api-sock/schema.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
@@ -20,6 +21,11 @@ static json_t *print_logger(const struct config *c)
 static json_t *print_metrics(const struct config *c)
 {
 	return c->metrics.metrics_path ? body_print(&schema_metrics, &c->metrics) : json_null();
+}
+
+static json_t *print_cpu(const struct config *c)
+{
+	return c->cpu ? cpuconfig_print(c->cpu) : json_null();
 }
 
 static json_t *print_machine(const struct config *c)
@@ -41,9 +47,30 @@ static json_t *print_drives(const struct config *c)
 	return list;
 }
 
+static json_t *print_nets(const struct config *c)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < c->net_count; i++)
+		json_array_append_new(list, body_print(&schema_net, &c->net[i]));
+	return list;
+}
+
 static json_t *print_entropy(const struct config *c)
 {
-	return c->entropy ? body_print(&schema_entropy, c) : json_null();
+	const struct entropy_request e = {.limiter = c->entropy_limit};
+
+	return c->entropy ? body_print(&schema_entropy, &e) : json_null();
+}
+
+static json_t *print_balloon(const struct config *c)
+{
+	return c->balloon.configured ? body_print(&schema_balloon, &c->balloon) : json_null();
+}
+
+static json_t *print_vsock(const struct config *c)
+{
+	return c->vsock.uds_path ? body_print(&schema_vsock, &c->vsock) : json_null();
 }
 
 static json_t *print_serial(const struct config *c)
@@ -61,18 +88,25 @@ static const struct group {
 	{"logger", action_put_logger, print_logger, false},
 	{"metrics", action_put_metrics, print_metrics, false},
 	{"machine-config", action_put_machine, print_machine, false},
+	{"cpu-config", action_put_cpu_config, print_cpu, false},
 	{"boot-source", action_put_boot_source, print_boot_source, false},
 	{"drives", action_put_drive, print_drives, true},
+	{"network-interfaces", action_put_net, print_nets, true},
 	{"entropy", action_put_entropy, print_entropy, false},
+	{"balloon", action_put_balloon, print_balloon, false},
+	{"vsock", action_put_vsock, print_vsock, false},
 	{"serial", action_put_serial, print_serial, false},
-	{"balloon", NULL, NULL, false},
-	{"cpu-config", NULL, NULL, false},
 	{"memory-hotplug", NULL, NULL, false},
 	{"mmds-config", NULL, NULL, false},
-	{"network-interfaces", NULL, NULL, true},
 	{"pmem", NULL, NULL, true},
-	{"vsock", NULL, NULL, false},
 };
+
+/* Of this process: not part of a snapshot. */
+static bool is_own(const struct group *g)
+{
+	return g->apply == action_put_logger || g->apply == action_put_metrics ||
+	       g->apply == action_put_boot_source || g->apply == action_put_serial;
+}
 
 static int apply_one(struct api *api, const struct group *g, const json_t *body, struct err *e)
 {
@@ -123,19 +157,33 @@ static void warn_unknown(json_t *root)
 	}
 }
 
-int configfile_apply(struct api *api, const char *text, size_t len, struct err *e)
+int configfile_apply_root(struct api *api, json_t *root, bool saved, struct err *e)
 {
-	json_t *root = body_parse(text, len, e);
 	int r = 0;
 
-	if (!root)
-		return -EINVAL;
 	if (!json_is_object(root))
 		r = err_set(e, EINVAL, "expected a JSON object");
 	else
 		warn_unknown(root);
-	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(groups); i++)
-		r = apply_group(api, &groups[i], json_object_get(root, groups[i].key), e);
+	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(groups); i++) {
+		const json_t *value = json_object_get(root, groups[i].key);
+
+		if (value && saved && is_own(&groups[i]))
+			r = err_set(e, EINVAL, "'%s' has no place in a snapshot", groups[i].key);
+		else
+			r = apply_group(api, &groups[i], value, e);
+	}
+	return r;
+}
+
+int configfile_apply(struct api *api, const char *text, size_t len, struct err *e)
+{
+	json_t *root = body_parse(text, len, e);
+	int r;
+
+	if (!root)
+		return -EINVAL;
+	r = configfile_apply_root(api, root, false, e);
 	json_decref(root);
 	return r;
 }
@@ -176,14 +224,19 @@ int configfile_load(struct api *api, const char *path, struct err *e)
 	return 0;
 }
 
-int configfile_get(struct api *api, struct api_call *call, struct err *e)
+json_t *configfile_print(const struct config *c, bool saved)
 {
 	json_t *root = json_object();
 
-	(void)e;
 	for (size_t i = 0; i < ARRAY_SIZE(groups); i++)
-		if (groups[i].print)
-			json_object_set_new(root, groups[i].key, groups[i].print(&api->vm->config));
-	call->reply = root;
+		if (groups[i].print && !(saved && is_own(&groups[i])))
+			json_object_set_new(root, groups[i].key, groups[i].print(c));
+	return root;
+}
+
+int configfile_get(struct api *api, struct api_call *call, struct err *e)
+{
+	(void)e;
+	call->reply = configfile_print(&api->vm->config, false);
 	return 0;
 }

@@ -14,6 +14,13 @@
 int configfile_load(struct api *api, const char *path, struct err *e);
 /* The same from a JSON text. */
 int configfile_apply(struct api *api, const char *text, size_t len, struct err *e);
+/* The same from an object. `saved`: that of a snapshot, see configfile_print(). */
+int configfile_apply_root(struct api *api, json_t *root, bool saved, struct err *e);
+/*
+ * The configuration as a new object. `saved`: without what belongs to the process and not to the
+ * microVM (log, metrics, kernel image, console), as a snapshot keeps it.
+ */
+json_t *configfile_print(const struct config *c, bool saved);
 
 /* GET /vm/config. Its output can be loaded again. */
 api_action configfile_get;

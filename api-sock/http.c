@@ -175,6 +175,9 @@ static int on_header_name(PARSER *p, const char *at, size_t len)
 		return -1;
 	if (h->name_len == 0 && ++h->headers > HTTP_HEADERS_MAX)
 		return refuse(h, 400, "There are too many headers.");
+	/* http-parser takes them, but then "Content-Length :" means one thing here and another elsewhere. */
+	if (memchr(at, ' ', len))
+		return refuse(h, 400, "A header's name has a blank in it.");
 	keep(h->name, sizeof(h->name), &h->name_len, at, len);
 	if (h->name_len > HTTP_HEADER_MAX)
 		return refuse(h, 400, "A header is too long.");
@@ -198,8 +201,8 @@ static int on_headers_complete(PARSER *p)
 
 	if (h->in_value && end_header(h) < 0)
 		return -1;
-	if (p->http_major != 1)
-		return refuse(h, 400, "Only HTTP/1.0 and HTTP/1.1 are spoken here.");
+	if (p->http_major != 1 || p->http_minor > 1)
+		return refuse(h, 400, "Only HTTP versions 1.0 and 1.1 are spoken here.");
 	h->wants_continue = h->wants_continue && p->http_minor >= 1;
 	/* A library that knows no length yet says all ones, or 0. */
 	if (p->content_length != UINT64_MAX && p->content_length > h->max_body)
@@ -253,6 +256,7 @@ static int on_complete(PARSER *p)
 	h->req.method = parser_method(p);
 	h->req.verb = verb_of(h->req.method);
 	h->req.keep_alive = parser_keep_alive(p);
+	h->req.chunks = p->http_minor >= 1;
 	h->complete = true;
 	return parser_pause(p);
 }
@@ -363,6 +367,7 @@ static const char *status_text(int status)
 		{200, "OK"},
 		{204, "No Content"},
 		{400, "Bad Request"},
+		{403, "Forbidden"},
 		{408, "Request Timeout"},
 		{413, "Content Too Large"},
 		{417, "Expectation Failed"},
@@ -376,22 +381,35 @@ static const char *status_text(int status)
 	return "Unknown";
 }
 
+/* The headers that tell what the body is and how long. */
+static void print_entity(const struct http_response *r, char *buf, size_t size)
+{
+	const char *type = r->type ? r->type : "application/json";
+
+	if (r->stream)
+		snprintf(buf, size, "Content-Type: %s\r\n%s", type,
+			 r->chunked ? "Transfer-Encoding: chunked\r\n" : "");
+	else if (r->body)
+		snprintf(buf, size, "Content-Type: %s\r\nContent-Length: %zu\r\n", type,
+			 strlen(r->body));
+	else
+		snprintf(buf, size, "%s", r->status == 204 ? "" : "Content-Length: 0\r\n");
+}
+
 char *http_print(struct http_response *r, size_t *len)
 {
-	cleanup_free char *body = TAKE(r->body);
-	char entity[80] = "";
+	cleanup_free char *body = r->body;
+	char entity[160];
 	char *out;
 	int n;
 
-	if (body)
-		snprintf(entity, sizeof(entity),
-			 "Content-Type: application/json\r\nContent-Length: %zu\r\n", strlen(body));
-	else if (r->status != 204)
-		snprintf(entity, sizeof(entity), "Content-Length: 0\r\n");
+	print_entity(r, entity, sizeof(entity));
+	r->body = NULL;
 	n = asprintf(&out,
-		     "HTTP/1.1 %d %s\r\nServer: Firecracker API\r\nConnection: %s\r\n%s\r\n%s",
+		     "HTTP/1.1 %d %s\r\nServer: Firecracker API\r\nConnection: %s\r\n%s%s\r\n%s",
 		     r->status, status_text(r->status), r->keep_alive ? "keep-alive" : "close",
-		     entity, body && !r->no_body ? body : "");
+		     r->deprecated ? "Deprecation: true\r\n" : "", entity,
+		     body && !r->no_body ? body : "");
 	*len = n < 0 ? 0 : (size_t)n;
 	return n < 0 ? NULL : out;
 }

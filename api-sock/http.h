@@ -23,12 +23,28 @@ struct http_request {
 	const char *body;		  /* NULL when there is none; owned by the reader */
 	size_t body_len;
 	bool keep_alive;
+	bool chunks; /* the client understands chunked transfer coding (HTTP/1.1) */
+};
+
+/*
+ * A body that comes bit by bit and ends only with the connection. read() stores up to `size` bytes
+ * of what follows *at, which is 0 at first and belongs to the reader, and returns how many: 0 when
+ * there is nothing more at the moment.
+ */
+struct http_stream {
+	size_t (*read)(void *arg, uint64_t *at, char *buf, size_t size);
+	void *arg;
 };
 
 struct http_response {
 	int status;
-	char *body;   /* JSON text or NULL; malloc'ed, owned by the response */
-	bool no_body; /* the answer to HEAD: headers as if `body` followed */
+	char *body;	  /* text or NULL; malloc'ed, owned by the response */
+	const char *type; /* of the body; NULL: JSON. Static */
+	/* Instead of a body; borrowed for the life of the server. NULL: none. */
+	const struct http_stream *stream;
+	bool chunked;	 /* of `stream`: in chunked transfer coding */
+	bool deprecated; /* adds "Deprecation: true" */
+	bool no_body;	 /* the answer to HEAD: headers as if `body` followed */
 	bool keep_alive;
 };
 

@@ -20,6 +20,8 @@ const struct route routes[] = {
 	 METRICS_GET_INSTANCE_INFO},
 	{GET, "/version", PHASE_ANY, action_get_version, NULL, &schema_version,
 	 METRICS_GET_VMM_VERSION},
+	{GET, "/events", PHASE_ANY, action_get_events, NULL, NULL, METRICS_NONE},
+	{GET, "/metrics", PHASE_ANY, action_get_metrics, NULL, NULL, METRICS_NONE},
 	{GET, "/vm/config", PHASE_ANY, configfile_get, NULL, NULL, METRICS_NONE},
 	{GET, "/machine-config", PHASE_ANY, action_get_machine, NULL, &schema_machine,
 	 METRICS_GET_MACHINE_CFG},
@@ -29,9 +31,32 @@ const struct route routes[] = {
 	 METRICS_PATCH_MACHINE_CFG},
 	{PUT, "/boot-source", PHASE_BEFORE, action_put_boot_source, &schema_boot_source, NULL,
 	 METRICS_PUT_BOOT_SOURCE},
+	{PUT, "/cpu-config", PHASE_BEFORE, action_put_cpu_config, &schema_cpu_config, NULL,
+	 METRICS_PUT_CPU_CFG},
 	{PUT, "/drives/{drive_id}", PHASE_BEFORE, action_put_drive, &schema_drive, NULL,
 	 METRICS_PUT_DRIVE},
+	{PATCH, "/drives/{drive_id}", PHASE_AFTER, action_patch_drive, &schema_drive_update, NULL,
+	 METRICS_PATCH_DRIVE},
+	{PUT, "/network-interfaces/{iface_id}", PHASE_BEFORE, action_put_net, &schema_net, NULL,
+	 METRICS_PUT_NETWORK},
+	{PATCH, "/network-interfaces/{iface_id}", PHASE_AFTER, action_patch_net,
+	 &schema_net_update, NULL, METRICS_PATCH_NETWORK},
 	{PUT, "/entropy", PHASE_BEFORE, action_put_entropy, &schema_entropy, NULL, METRICS_NONE},
+	{GET, "/balloon", PHASE_ANY, action_get_balloon, NULL, &schema_balloon, METRICS_NONE},
+	{PUT, "/balloon", PHASE_BEFORE, action_put_balloon, &schema_balloon, NULL, METRICS_NONE},
+	{PATCH, "/balloon", PHASE_AFTER, action_patch_balloon, &schema_balloon_update, NULL,
+	 METRICS_NONE},
+	{GET, "/balloon/statistics", PHASE_AFTER, action_get_balloon_stats, NULL,
+	 &schema_balloon_stats, METRICS_NONE},
+	{PATCH, "/balloon/statistics", PHASE_AFTER, action_patch_balloon_stats,
+	 &schema_balloon_stats_update, NULL, METRICS_NONE},
+	{PATCH, "/balloon/hinting/start", PHASE_AFTER, action_start_hinting,
+	 &schema_balloon_start, NULL, METRICS_NONE},
+	{PATCH, "/balloon/hinting/stop", PHASE_AFTER, action_stop_hinting, NULL, NULL,
+	 METRICS_NONE},
+	{GET, "/balloon/hinting/status", PHASE_AFTER, action_get_hinting, NULL,
+	 &schema_balloon_hinting, METRICS_NONE},
+	{PUT, "/vsock", PHASE_BEFORE, action_put_vsock, &schema_vsock, NULL, METRICS_PUT_VSOCK},
 	{PUT, "/serial", PHASE_BEFORE, action_put_serial, &schema_serial, NULL,
 	 METRICS_PUT_SERIAL},
 	{PUT, "/logger", PHASE_BEFORE, action_put_logger, &schema_logger, NULL,
@@ -40,6 +65,10 @@ const struct route routes[] = {
 	 METRICS_PUT_METRICS},
 	{PUT, "/actions", PHASE_ANY, action_put_action, &schema_action, NULL,
 	 METRICS_PUT_ACTIONS},
+	{PUT, "/snapshot/create", PHASE_AFTER, action_put_snapshot_create, &schema_snapshot_create,
+	 NULL, METRICS_NONE},
+	{PUT, "/snapshot/load", PHASE_BEFORE, action_put_snapshot_load, &schema_snapshot_load, NULL,
+	 METRICS_NONE},
 	{PATCH, "/vm", PHASE_AFTER, action_patch_vm, &schema_vm, NULL, METRICS_NONE},
 };
 /* clang-format on */
@@ -88,6 +117,40 @@ static const struct route *find_route(enum http_verb verb, const char *path, con
 	return NULL;
 }
 
+/*
+ * Endpoints of Firecracker's that are not in the table, and why not. A client that asks for one
+ * should not have to guess whether it is a mistake in the path.
+ */
+static const char *why_missing(enum http_verb verb, const char *path)
+{
+	static const struct {
+		enum http_verb verb; /* HTTP_VERB_OTHER: every one */
+		const char *prefix, *why;
+	} missing[] = {
+		{HTTP_VERB_DELETE, "/drives/",
+		 "A drive cannot be unplugged: virtio-mmio has no hotplug."},
+		{HTTP_VERB_DELETE, "/network-interfaces/",
+		 "A network interface cannot be unplugged: virtio-mmio has no hotplug."},
+		{HTTP_VERB_DELETE, "/pmem/",
+		 "A pmem device cannot be unplugged: virtio-mmio has no hotplug."},
+		{HTTP_VERB_OTHER, "/pmem/",
+		 "There is no pmem device in this version of spore; a drive that is read-only "
+		 "serves the same purpose."},
+		{HTTP_VERB_OTHER, "/hotplug/memory",
+		 "There is no memory hotplug in this version of spore; a balloon gives memory "
+		 "back."},
+		{HTTP_VERB_OTHER, "/mmds",
+		 "There is no metadata service in this version of spore; the kernel command line, "
+		 "a drive or vsock can carry the data."},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(missing); i++)
+		if ((missing[i].verb == HTTP_VERB_OTHER || missing[i].verb == verb) &&
+		    strncmp(path, missing[i].prefix, strlen(missing[i].prefix)) == 0)
+			return missing[i].why;
+	return NULL;
+}
+
 static int check_request(const struct api *api, const struct route *route,
 			 const struct http_request *req, const char *id, struct err *e)
 {
@@ -99,9 +162,20 @@ static int check_request(const struct api *api, const struct route *route,
 		return r;
 	if (!route->body && req->body_len)
 		return err_set(e, EINVAL, "%s request cannot have a body.", req->method);
-	if (route->body && !req->body_len)
+	if (route->body && !req->body_len && !route->body->may_miss)
 		return err_set(e, EINVAL, "Empty %s request.", req->method);
 	return 0;
+}
+
+/*
+ * What is done before the start is about the microVM, and nothing of it may be there when a snapshot
+ * is loaded: a request that was refused counts too, as with Firecracker.
+ */
+static bool configures_machine(const struct route *r)
+{
+	return r->phases == PHASE_BEFORE && r->action != action_put_logger &&
+	       r->action != action_put_metrics && r->action != action_put_serial &&
+	       r->action != action_put_cpu_config && r->action != action_put_snapshot_load;
 }
 
 static int run(struct api *api, const struct route *route, const struct http_request *req,
@@ -110,15 +184,17 @@ static int run(struct api *api, const struct route *route, const struct http_req
 	json_t *body = NULL;
 	int r = check_request(api, route, req, call->id, e);
 
-	if (r == 0 && route->body) {
+	if (r == 0 && route->body && req->body_len) {
 		body = body_parse(req->body, req->body_len, e);
 		call->body = body;
 		call->bad_body = !body;
 		r = body ? 0 : -EINVAL;
 	}
+	if (configures_machine(route))
+		api->configured = true;
 	if (r == 0)
 		r = route->action(api, call, e);
-	if (r == 0 && route->verb == GET && !call->reply)
+	if (r == 0 && route->verb == GET && !call->reply && !call->text && !call->stream)
 		r = err_set(e, ENOMEM, "Out of memory.");
 	json_decref(body);
 	return r;
@@ -141,19 +217,20 @@ static void respond_error(struct http_response *resp, const struct http_request 
 	log_warn("API: %s %s: %s", req->method, target, text);
 }
 
-static void respond_ok(struct http_response *resp, json_t *reply)
+static void respond_ok(struct http_response *resp, struct api_call *call)
 {
-	resp->status = reply ? 200 : 204;
-	if (reply)
-		resp->body = json_dumps(reply, JSON_COMPACT);
-	if (reply && !resp->body)
+	resp->status = call->reply || call->text || call->stream ? 200 : 204;
+	resp->deprecated = call->deprecated;
+	resp->type = call->type;
+	resp->stream = call->stream;
+	resp->body = call->reply ? json_dumps(call->reply, JSON_COMPACT) : TAKE(call->text);
+	if (call->reply && !resp->body)
 		http_respond_fault(resp, 500, "Out of memory.");
-	json_decref(reply);
+	json_decref(call->reply);
 }
 
-void route_handle(void *arg, const struct http_request *req, struct http_response *resp)
+static void answer(struct api *api, const struct http_request *req, struct http_response *resp)
 {
-	struct api *api = arg;
 	char path[HTTP_TARGET_MAX + 1];
 	struct api_call call = {0};
 	const struct route *route;
@@ -165,16 +242,27 @@ void route_handle(void *arg, const struct http_request *req, struct http_respons
 	if (route) {
 		metric_inc(&api->metrics->count[route->counter]);
 		r = run(api, route, req, &call, &e);
+	} else if (why_missing(req->verb, path)) {
+		r = err_set(&e, EINVAL, "%s", why_missing(req->verb, path));
 	} else {
 		r = err_set(&e, EINVAL, "Invalid request method and/or path: %s %.160s.",
 			    req->method, path);
 	}
 	if (r == 0) {
 		log_debug("API: %s %s", req->method, path);
-		respond_ok(resp, call.reply);
+		respond_ok(resp, &call);
 		return;
 	}
 	if (route)
 		metric_inc(&api->metrics->fails[route->counter]);
 	respond_error(resp, req, &call, &e);
+}
+
+void route_handle(void *arg, const struct http_request *req, struct http_response *resp)
+{
+	struct api *api = arg;
+	uint64_t start = now_ns();
+
+	answer(api, req, resp);
+	metrics_api_took(api->metrics, now_ns() - start);
 }

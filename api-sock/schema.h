@@ -6,7 +6,9 @@
 #pragma once
 
 #include "api-sock/body.h"
+#include "snapshot/snapshot.h"
 #include "vmm/config.h"
+#include "vmm/drive.h"
 
 /* PUT /actions */
 enum action_type { ACTION_INSTANCE_START, ACTION_SEND_CTRL_ALT_DEL, ACTION_FLUSH_METRICS };
@@ -15,9 +17,70 @@ struct action_request {
 	enum action_type action_type;
 };
 
+/* PUT /entropy */
+struct entropy_request {
+	struct limiter_config limiter;
+};
+
 /* PATCH /vm */
 struct vm_request {
 	bool paused;
+};
+
+/* PUT /snapshot/create */
+struct snapshot_create_request {
+	char *snapshot_path, *mem_file_path;
+	bool diff;
+};
+
+/* PUT /snapshot/load */
+struct memory_backend {
+	enum snapshot_backend type;
+	char *path;
+};
+struct network_override {
+	char iface_id[CONFIG_ID_MAX + 1];
+	char host_dev_name[64];
+};
+struct drive_override { /* (+) */
+	char drive_id[CONFIG_ID_MAX + 1];
+	char path_on_host[4096];
+};
+struct vsock_override {
+	char *uds_path;
+};
+struct snapshot_load_request {
+	char *snapshot_path;
+	struct memory_backend backend;
+	char *mem_file_path; /* deprecated, instead of `backend` */
+	bool track_dirty_pages, resume_vm, clock_realtime;
+	bool enable_diff_snapshots; /* deprecated, as track_dirty_pages */
+	enum snapshot_pages huge_pages;
+	struct vector networks; /* struct network_override */
+	struct vector drives;	/* struct drive_override */
+	struct vsock_override vsock;
+};
+
+/* The balloon's requests and answers. */
+struct balloon_update {
+	unsigned amount_mib;
+};
+
+struct balloon_stats_update {
+	unsigned stats_polling_interval_s;
+};
+
+struct balloon_start {
+	bool acknowledge_on_stop;
+};
+
+struct balloon_hinting {
+	unsigned host_cmd, guest_cmd;
+};
+
+struct balloon_stats {
+	uint64_t target_pages, actual_pages, target_mib, actual_mib;
+	uint64_t stat[BALLOON_STATS];
 };
 
 /* GET / and GET /version: printed only, so the strings are borrowed. */
@@ -29,14 +92,35 @@ struct version_info {
 	const char *firecracker_version;
 };
 
-extern const struct body schema_action;	       /* struct action_request */
-extern const struct body schema_boot_source;   /* struct boot_source */
-extern const struct body schema_drive;	       /* struct drive */
-extern const struct body schema_entropy;       /* nothing is stored */
-extern const struct body schema_instance_info; /* struct instance_info */
-extern const struct body schema_logger;	       /* struct logger_config */
-extern const struct body schema_machine;       /* struct machine_config */
-extern const struct body schema_metrics;       /* struct metrics_config */
-extern const struct body schema_serial;	       /* struct serial_config */
-extern const struct body schema_version;       /* struct version_info */
-extern const struct body schema_vm;	       /* struct vm_request */
+extern const struct body schema_action;		      /* struct action_request */
+extern const struct body schema_balloon;	      /* struct balloon_config */
+extern const struct body schema_balloon_hinting;      /* struct balloon_hinting */
+extern const struct body schema_balloon_start;	      /* struct balloon_start */
+extern const struct body schema_balloon_stats;	      /* struct balloon_stats; the last 16 by tag */
+extern const struct body schema_balloon_stats_update; /* struct balloon_stats_update */
+extern const struct body schema_balloon_update;	      /* struct balloon_update */
+extern const struct body schema_boot_source;	      /* struct boot_source */
+extern const struct body schema_bucket;		      /* struct limiter_bucket_config */
+extern const struct body schema_cpu_config;	      /* api-sock/cpuconfig.h; nothing is stored */
+extern const struct body schema_drive;		      /* struct drive */
+extern const struct body schema_drive_update;	      /* struct drive_update */
+extern const struct body schema_entropy;	      /* struct entropy_request */
+extern const struct body schema_instance_info;	      /* struct instance_info */
+extern const struct body schema_limiter;	      /* struct limiter_config */
+extern const struct body schema_logger;		      /* struct logger_config */
+extern const struct body schema_machine;	      /* struct machine_config */
+extern const struct body schema_metrics;	      /* struct metrics_config */
+extern const struct body schema_net;		      /* struct net_interface */
+extern const struct body schema_net_policy;	      /* struct net_policy_config */
+extern const struct body schema_net_rewrite;	      /* struct net_rewrite_config */
+extern const struct body schema_net_update;	      /* struct net_update */
+extern const struct body schema_drive_override;
+extern const struct body schema_memory_backend;
+extern const struct body schema_network_override;
+extern const struct body schema_snapshot_create; /* struct snapshot_create_request */
+extern const struct body schema_snapshot_load;	 /* struct snapshot_load_request */
+extern const struct body schema_vsock_override;
+extern const struct body schema_serial;	 /* struct serial_config */
+extern const struct body schema_version; /* struct version_info */
+extern const struct body schema_vm;	 /* struct vm_request */
+extern const struct body schema_vsock;	 /* struct vsock_config */

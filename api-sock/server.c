@@ -6,15 +6,16 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
+#include "api-sock/listener.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
 #define INPUT_SIZE	4096
 #define ACCEPT_RETRY_NS 1000000000ull
+#define STREAM_PIECE	4096
+#define REQUESTS_A_TURN 8
 
 struct conn {
 	struct server *server;
@@ -25,19 +26,20 @@ struct conn {
 	char *out; /* being sent; NULL: nothing */
 	size_t out_len, out_pos;
 	bool last;	      /* no request is read any more */
+	bool more;	      /* its requests in in[] wait for the turn of others to end */
 	bool shut;	      /* our end is closed; what still comes is thrown away */
 	uint64_t deadline_ns; /* 0: idle */
+	const struct http_stream *stream; /* the answer goes on; nothing is read any more */
+	uint64_t stream_at;
+	bool chunked;
 };
 
 struct server {
 	struct loop *loop;
 	struct server_config config;
-	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
-	bool bound;
-	dev_t dev; /* of the socket's file, with ino */
-	ino_t ino;
-	struct loop_source listener; /* owns its fd */
-	uint64_t accept_again_ns;    /* no descriptor was left: not before then. 0: accepting */
+	struct listener listener;
+	struct loop_source source; /* of it */
+	uint64_t accept_again_ns;  /* no descriptor was left: not before then. 0: accepting */
 	struct loop_timer timer;
 	struct conn *conn[SERVER_CONNECTIONS_MAX];
 };
@@ -48,13 +50,22 @@ static void arm_timer(struct server *s)
 	uint64_t now;
 
 	for (unsigned i = 0; i < SERVER_CONNECTIONS_MAX; i++)
-		if (s->conn[i] && s->conn[i]->deadline_ns)
+		if (s->conn[i] && s->conn[i]->more)
+			first = 0;
+		else if (s->conn[i] && s->conn[i]->deadline_ns)
 			first = MIN(first, s->conn[i]->deadline_ns);
 	loop_timer_clear(s->loop, &s->timer);
 	if (first == UINT64_MAX)
 		return;
 	now = now_ns();
 	loop_timer_set(s->loop, &s->timer, first > now ? first - now : 0);
+}
+
+static void accept_watch(struct server *s, bool on)
+{
+	s->accept_again_ns = on ? 0 : now_ns() + ACCEPT_RETRY_NS;
+	loop_mod(s->loop, &s->source, on ? EPOLLIN : 0);
+	arm_timer(s);
 }
 
 static void conn_destroy(struct conn *c)
@@ -69,6 +80,9 @@ static void conn_destroy(struct conn *c)
 	http_destroy(c->http);
 	free(c->out);
 	free(c);
+	/* Its descriptor may be what another client is waiting for. */
+	if (s->accept_again_ns)
+		accept_watch(s, true);
 	arm_timer(s);
 }
 
@@ -110,11 +124,64 @@ static int conn_send(struct conn *c, char *text, size_t len)
 	return conn_flush(c);
 }
 
+/* Sends what the stream has, for as long as the client takes it. */
+static int conn_pump(struct conn *c)
+{
+	int r = 0;
+
+	while (r == 0 && c->stream && !c->out) {
+		/* A chunk: its size in four digits, CR LF, the bytes, CR LF. */
+		const size_t head = c->chunked ? 6 : 0;
+		char *text = malloc(STREAM_PIECE);
+		size_t n;
+
+		if (!text)
+			return -ENOMEM;
+		n = c->stream->read(c->stream->arg, &c->stream_at, text + head,
+				    STREAM_PIECE - head - 2);
+		if (n == 0) {
+			free(text);
+			return 0;
+		}
+		if (c->chunked) {
+			char size[8];
+
+			snprintf(size, sizeof(size), "%04x\r\n", (unsigned)(n & 0xffff));
+			memcpy(text, size, head);
+			memcpy(text + head + n, "\r\n", 2);
+			n += head + 2;
+		}
+		r = conn_send(c, text, n);
+	}
+	return r;
+}
+
+static unsigned count_streams(const struct server *s)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < SERVER_CONNECTIONS_MAX; i++)
+		n += s->conn[i] && s->conn[i]->stream;
+	return n;
+}
+
 static int conn_respond(struct conn *c, struct http_response *r)
 {
 	size_t len;
 	char *text;
 
+	if (r->stream && count_streams(c->server) == SERVER_STREAMS_MAX) {
+		r->stream = NULL;
+		r->type = NULL;
+		http_respond_fault(r, 503, "Too many open streams.");
+	}
+	if (r->stream) {
+		c->stream = r->stream;
+		c->chunked = r->chunked;
+		r->keep_alive = false;
+		text = http_print(r, &len);
+		return conn_send(c, text, len);
+	}
 	c->last = !r->keep_alive;
 	c->deadline_ns = 0;
 	text = http_print(r, &len);
@@ -125,6 +192,7 @@ static int conn_handle(struct conn *c)
 {
 	const struct http_request *req = http_get(c->http);
 	struct http_response r = {.keep_alive = req->keep_alive,
+				  .chunked = req->chunks,
 				  .no_body = strcmp(req->method, "HEAD") == 0};
 
 	c->server->config.handle(c->server->config.arg, req, &r);
@@ -132,12 +200,16 @@ static int conn_handle(struct conn *c)
 	return conn_respond(c, &r);
 }
 
-/* Serves what is in the input buffer. -errno when the connection is dead. */
+/*
+ * Serves what is in the input buffer, but only so many requests: then the others have their turn.
+ * -errno when the connection is dead.
+ */
 static int conn_serve(struct conn *c)
 {
+	unsigned turns = REQUESTS_A_TURN;
 	int r = 0;
 
-	while (r == 0 && !c->out && !c->last && c->in_pos < c->in_len) {
+	while (r == 0 && !c->out && !c->last && !c->stream && c->in_pos < c->in_len && turns > 0) {
 		struct http_response resp = {0};
 		size_t used;
 
@@ -147,6 +219,7 @@ static int conn_serve(struct conn *c)
 			break;
 		case HTTP_READY:
 			c->in_pos += used;
+			turns--;
 			r = conn_handle(c);
 			break;
 		case HTTP_BAD:
@@ -155,6 +228,7 @@ static int conn_serve(struct conn *c)
 			break;
 		}
 	}
+	c->more = !c->out && !c->last && !c->stream && c->in_pos < c->in_len;
 	if (r == 0 && !c->out && !c->last && http_partial(c->http) &&
 	    http_wants_continue(c->http)) {
 		static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -181,9 +255,10 @@ static int conn_receive(struct conn *c)
 /* Sets what to wait for next, and until when. */
 static void conn_wait(struct conn *c)
 {
-	bool waiting = c->out || c->shut || http_partial(c->http);
+	bool waiting = (c->out && !c->stream) || c->shut || http_partial(c->http);
+	uint32_t input = c->stream || c->more ? 0 : EPOLLIN;
 
-	loop_mod(c->server->loop, &c->source, c->out ? EPOLLOUT : EPOLLIN);
+	loop_mod(c->server->loop, &c->source, c->out ? EPOLLOUT : input);
 	if (!waiting)
 		c->deadline_ns = 0;
 	else if (!c->deadline_ns)
@@ -194,13 +269,16 @@ static void conn_wait(struct conn *c)
 static void conn_ready(struct loop_source *source, uint32_t events)
 {
 	struct conn *c = source->arg;
-	int r = conn_flush(c);
+	int r = c->stream && events & EPOLLHUP ? -ECONNRESET : conn_flush(c);
 
-	(void)events;
-	if (r == 0 && !c->out && (c->in_pos == c->in_len || c->shut))
+	if (r == 0)
+		r = conn_pump(c);
+	if (r == 0 && !c->out && !c->stream && (c->in_pos == c->in_len || c->shut))
 		r = conn_receive(c);
 	if (r >= 0)
 		r = conn_serve(c);
+	if (r == 0)
+		r = conn_pump(c);
 	if (r < 0)
 		conn_destroy(c);
 	else
@@ -252,23 +330,16 @@ static bool server_full(const struct server *s)
 }
 
 /* Best effort: a client that is turned away is not waited for. */
-static void turn_away(int fd)
+static void turn_away(int fd, int status, const char *why)
 {
 	struct http_response r = {0};
 	size_t len;
 	cleanup_free char *text = NULL;
 
-	http_respond_fault(&r, 503, "Too many open connections.");
+	http_respond_fault(&r, status, why);
 	text = http_print(&r, &len);
 	if (text && send(fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		log_debug("turn a client away: %s", strerror(errno));
-}
-
-static void accept_watch(struct server *s, bool on)
-{
-	s->accept_again_ns = on ? 0 : now_ns() + ACCEPT_RETRY_NS;
-	loop_mod(s->loop, &s->listener, on ? EPOLLIN : 0);
-	arm_timer(s);
 }
 
 static void listener_ready(struct loop_source *source, uint32_t events)
@@ -285,8 +356,10 @@ static void listener_ready(struct loop_source *source, uint32_t events)
 		}
 		return;
 	}
-	if (server_full(s))
-		turn_away(fd);
+	if (!listener_admits(&s->config, fd))
+		turn_away(fd, 403, "This user may not use the API.");
+	else if (server_full(s))
+		turn_away(fd, 503, "Too many open connections.");
 	else if (conn_create(s, fd) == 0)
 		fd = -1;
 }
@@ -298,68 +371,26 @@ static void timer_expired(struct loop_timer *t)
 
 	if (s->accept_again_ns && s->accept_again_ns <= now)
 		accept_watch(s, true);
-	for (unsigned i = 0; i < SERVER_CONNECTIONS_MAX; i++)
-		if (s->conn[i] && s->conn[i]->deadline_ns && s->conn[i]->deadline_ns <= now)
-			conn_timeout(s->conn[i]);
+	for (unsigned i = 0; i < SERVER_CONNECTIONS_MAX; i++) {
+		struct conn *c = s->conn[i];
+
+		if (c && c->more)
+			conn_ready(&c->source, 0);
+		else if (c && c->deadline_ns && c->deadline_ns <= now)
+			conn_timeout(c);
+	}
 	arm_timer(s);
 }
 
-/* Says whether a socket that is in the way is alive. */
-static int explain_in_use(const struct sockaddr_un *addr, struct err *e)
+static int server_listen(struct server *s, struct err *e)
 {
-	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int r = listener_open(&s->listener, &s->config, e);
 
-	if (fd >= 0 && connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0)
-		return err_set(e, EADDRINUSE,
-			       "API socket '%s' is in use by a running process; choose another "
-			       "path with --api-sock",
-			       addr->sun_path);
-	return err_set(e, EADDRINUSE,
-		       "API socket '%s' exists, but nobody listens on it; remove it or choose "
-		       "another path with --api-sock",
-		       addr->sun_path);
-}
-
-static int server_bind(struct server *s, struct err *e)
-{
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	struct stat st;
-	mode_t mask;
-	int r;
-
-	memcpy(addr.sun_path, s->path, sizeof(s->path));
-	mask = umask(0177);
-	r = bind(s->listener.fd, (struct sockaddr *)&addr, sizeof(addr));
-	umask(mask);
-	if (r < 0 && errno == EADDRINUSE)
-		return explain_in_use(&addr, e);
 	if (r < 0)
-		return err_sys(e, "create API socket '%s'", s->path);
-	s->bound = true;
-	if (stat(s->path, &st) < 0)
-		return err_sys(e, "stat API socket '%s'", s->path);
-	s->dev = st.st_dev;
-	s->ino = st.st_ino;
-	if (listen(s->listener.fd, SERVER_CONNECTIONS_MAX) < 0)
-		return err_sys(e, "listen on API socket '%s'", s->path);
-	return 0;
-}
-
-static int server_open(struct server *s, struct err *e)
-{
-	const char *path = s->config.path;
-	int r;
-
-	if (strlen(path) == 0 || strlen(path) >= sizeof(s->path))
-		return err_set(e, ENAMETOOLONG, "API socket path '%s': 1..%zu bytes are possible",
-			       path, sizeof(s->path) - 1);
-	strcpy(s->path, path);
-	s->config.path = s->path;
-	s->listener.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (s->listener.fd < 0)
-		return err_sys(e, "create API socket '%s'", path);
-	r = server_bind(s, e);
-	return r < 0 ? r : loop_add(s->loop, &s->listener, EPOLLIN, e);
+		return r;
+	s->config.path = s->listener.path; /* the caller's may go */
+	s->source = (struct loop_source){.fd = s->listener.fd, .ready = listener_ready, .arg = s};
+	return loop_add(s->loop, &s->source, EPOLLIN, e);
 }
 
 struct server *server_create(struct loop *loop, const struct server_config *config, struct err *e)
@@ -372,34 +403,49 @@ struct server *server_create(struct loop *loop, const struct server_config *conf
 	}
 	s->loop = loop;
 	s->config = *config;
-	s->listener = (struct loop_source){.fd = -1, .ready = listener_ready, .arg = s};
 	s->timer = (struct loop_timer){.expired = timer_expired, .arg = s};
-	if (server_open(s, e) < 0) {
+	if (server_listen(s, e) < 0) {
 		server_destroy(s);
 		return NULL;
 	}
 	return s;
 }
 
-/* Somebody may have removed our file and another process bound the same path since. */
-static void server_unlink(struct server *s)
+void server_wake(struct server *s)
 {
-	struct stat st;
+	for (unsigned i = 0; i < SERVER_CONNECTIONS_MAX; i++) {
+		struct conn *c = s->conn[i];
 
-	if (s->bound && lstat(s->path, &st) == 0 && st.st_dev == s->dev && st.st_ino == s->ino)
-		unlink(s->path);
+		if (!c || !c->stream)
+			continue;
+		if (conn_pump(c) < 0)
+			conn_destroy(c);
+		else
+			conn_wait(c);
+	}
+}
+
+static void conn_end_stream(struct conn *c)
+{
+	static const char end[] = "0\r\n\r\n"; /* the empty chunk */
+
+	if (c->chunked && !c->out)
+		send(c->source.fd, end, sizeof(end) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 void server_destroy(struct server *s)
 {
 	if (!s)
 		return;
-	for (unsigned i = 0; i < SERVER_CONNECTIONS_MAX; i++)
+	server_wake(s);
+	for (unsigned i = 0; i < SERVER_CONNECTIONS_MAX; i++) {
+		if (s->conn[i] && s->conn[i]->stream)
+			conn_end_stream(s->conn[i]);
 		if (s->conn[i])
 			conn_destroy(s->conn[i]);
+	}
 	loop_timer_clear(s->loop, &s->timer);
-	server_unlink(s);
-	loop_del(s->loop, &s->listener);
-	fd_close(&s->listener.fd);
+	loop_del(s->loop, &s->source);
+	listener_close(&s->listener);
 	free(s);
 }

@@ -13,11 +13,27 @@
 #include "api-sock/http.h"
 #include "vmm/base/loop.h"
 
-#define SERVER_CONNECTIONS_MAX	16 /* one more is answered 503 */
-#define SERVER_TIMEOUT_NS	30000000000ull
+#define SERVER_CONNECTIONS_MAX 16 /* one more is answered 503 */
+#define SERVER_STREAMS_MAX     8  /* of them, with an answer that goes on; one more: 503 */
+#define SERVER_ALLOW_MAX       16
+#define SERVER_TIMEOUT_NS      30000000000ull
+
+/* A peer by the user or the group that it had when it connected (SO_PEERCRED, unix(7)). */
+struct server_peer {
+	bool is_group;
+	uint32_t id;
+};
 
 struct server_config {
 	const char *path; /* of the socket; copied */
+	unsigned mode;	  /* of its file; 0: 0600 */
+	bool chown;	  /* give the file to `uid` and `gid`; all ones: leave that one */
+	uint32_t uid, gid;
+	/* Who may connect, others are answered 403; none: whom the file's mode lets in. */
+	struct server_peer allow[SERVER_ALLOW_MAX];
+	unsigned allow_count;
+	bool inherited; /* instead of `path`: `fd` is a listening AF_UNIX stream socket, taken over */
+	int fd;
 	size_t max_body;
 	uint64_t timeout_ns;
 	/* Fills `resp` (status, body) for a whole request. Must not destroy the server. */
@@ -28,9 +44,12 @@ struct server_config {
 struct server;
 
 /*
- * Creates the socket (mode 0600) and listens. Fails when the path exists: -EADDRINUSE, with a
+ * Creates the socket and listens. Fails when the path exists: -EADDRINUSE, with a
  * message that says whether somebody is listening there. NULL with `e` filled on failure.
  */
 struct server *server_create(struct loop *loop, const struct server_config *config, struct err *e);
-/* Closes every connection and removes the socket's file if it is still the one created. */
+/* Streams (struct http_stream) have something new: sends it. */
+void server_wake(struct server *s);
+/*
+ * Ends the streams with what they still have, as far as their clients take it at once, closes every connection and removes the socket's file if it is still the one created. */
 void server_destroy(struct server *s);

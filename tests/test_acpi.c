@@ -56,10 +56,14 @@ static const uint8_t *table_at(const struct tables *t, uint64_t gpa, const char 
 	return p;
 }
 
-/* Builds, and follows the pointers from the RSDP on as a guest does. */
-static void build(struct tables *t, unsigned vcpus, unsigned devices, bool i8042)
+/* Builds, and follows the pointers from the RSDP on as a guest does. `all`: with all devices. */
+static void build(struct tables *t, unsigned vcpus, unsigned devices, bool all)
 {
-	struct acpi_machine m = {.vcpus = vcpus, .virtio_count = devices, .i8042 = i8042};
+	struct acpi_machine m = {.vcpus = vcpus,
+				 .virtio_count = devices,
+				 .i8042 = all,
+				 .identity = all,
+				 .pvpanic = all};
 	const uint8_t *xsdt;
 
 	memset(t, 0xa5, sizeof(*t)); /* nothing may depend on zeroed memory */
@@ -239,6 +243,13 @@ static void check_machine(unsigned vcpus, unsigned devices, bool i8042)
 	cr_assert_eq(count(dsl, "EisaId (\"PNP0303\")"), i8042);
 	cr_assert_eq(count(dsl, "0x0060,"), i8042 * 2u);
 	cr_assert_eq(count(dsl, "0x0064,"), i8042 * 2u);
+	cr_assert_eq(count(dsl, "Device (PEVT)\n{\nName (_HID, \"QEMU0001\")"), i8042);
+	cr_assert_eq(count(dsl, "IO (Decode16,\n0x0505,\n0x0505,\n0x01,\n0x01,\n)"), i8042);
+	cr_assert_eq(count(dsl, "Name (ADDR, Package (0x02)\n{\n0x000FE000,\nZero\n})"), i8042);
+	cr_assert_eq(count(dsl, "Memory32Fixed (ReadWrite,\n0x000FF000,\n0x00001000,\n)"), i8042);
+	cr_assert_eq(count(dsl, "Method (_EVT, 1, Serialized)\n{\nIf ((Arg0 == 0x16))\n{\n"
+				"Notify (VGEN, 0x80)\nNotify (VCLK, 0x80)\n}\n}"),
+		     i8042, "%s", dsl);
 	cr_assert_eq(count(dsl, "Name (_S5, Package (0x04)\n{\n0x05,\nZero,\nZero,\nZero\n})"), 1);
 	read_source(&t, "APIC", dsl, sizeof(dsl));
 	cr_assert_eq(count(dsl, "[Processor Local APIC]"), vcpus);
@@ -322,7 +333,11 @@ Test(acpi, sleep_value)
 
 Test(acpi, needs_room)
 {
-	struct acpi_machine m = {.vcpus = 1, .virtio_count = LAYOUT_VIRTIO_MAX, .i8042 = true};
+	struct acpi_machine m = {.vcpus = 1,
+				 .virtio_count = LAYOUT_VIRTIO_MAX,
+				 .i8042 = true,
+				 .identity = true,
+				 .pvpanic = true};
 	static uint8_t buf[AREA], again[AREA + 1];
 	struct err e = {0};
 	int len = acpi_build(&m, buf, sizeof(buf), NULL);

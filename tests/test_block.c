@@ -2,18 +2,23 @@
 #define _GNU_SOURCE
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tests/lib/driver.h"
-#include "virtio/block.h"
+#include "virtio/block_impl.h"
 
 /* As the specification has them (section 5.2), on purpose not shared with the device. */
-enum { IN = 0, OUT = 1, FLUSH = 4, GET_ID = 8, DISCARD = 11 };
+enum { IN = 0, OUT = 1, FLUSH = 4, GET_ID = 8, DISCARD = 11, ZEROES = 13 };
 enum { OK = 0, IOERR = 1, UNSUPP = 2, UNTOUCHED = 0xee };
 #define F_SEG_MAX (1ull << 2)
 #define F_RO	  (1ull << 5)
 #define F_FLUSH	  (1ull << 9)
+#define F_MQ	  (1ull << 12)
+#define F_DISCARD (1ull << 13)
+#define F_ZEROES  (1ull << 14)
 
 #define SECTORS 64u
 #define DISK	(SECTORS * 512u)
@@ -25,18 +30,19 @@ struct header {
 
 static struct driver g;
 static struct block_metrics *count;
+static bool async;
 static int disk = -1; /* the test's own fd; the device has another */
 
 /* A disk in memory in which every byte tells its sector. */
 static void make_disk(uint64_t size)
 {
+	uint8_t sector[512];
+
 	disk = memfd_create("disk", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	cr_assert_geq(disk, 0);
-	cr_assert_eq(ftruncate(disk, (off_t)size), 0);
-	for (uint64_t off = 0; off < size; off++) {
-		uint8_t b = (uint8_t)(off / 512 + 1);
-
-		cr_assert_eq(pwrite(disk, &b, 1, (off_t)off), 1);
+	for (uint64_t off = 0; off < size; off += sizeof(sector)) {
+		memset(sector, (uint8_t)(off / 512 + 1), sizeof(sector));
+		cr_assert_eq(pwrite(disk, sector, sizeof(sector), (off_t)off), 512);
 	}
 }
 
@@ -46,6 +52,7 @@ static void attach(struct block_config cfg, uint64_t features)
 	struct err e = {0};
 
 	driver_init(&g);
+	cfg.async = async;
 	cfg.fd = fcntl(disk, F_DUPFD_CLOEXEC, 0);
 	d = block_create(&cfg, &g.env, &e);
 	cr_assert_not_null(d, "%s", e.msg);
@@ -66,6 +73,21 @@ static void start(void)
 	attach((struct block_config){.id = "root", .writeback = true}, UINT64_MAX);
 }
 
+static void start_async(void)
+{
+	async = true;
+	start();
+}
+
+/* Kicks and waits for what is in flight. */
+static void kick(void)
+{
+	driver_kick(&g, 0);
+	pthread_mutex_lock(&g.lock);
+	cr_assert_eq(block_drain(g.mmio.dev), 0);
+	pthread_mutex_unlock(&g.lock);
+}
+
 /* The same disk behind another device. */
 static void again(struct block_config cfg)
 {
@@ -74,6 +96,20 @@ static void again(struct block_config cfg)
 }
 
 TestSuite(block, .init = start, .fini = finish, .timeout = 30);
+TestSuite(block_async, .init = start_async, .fini = finish, .timeout = 30);
+
+/* A test of both engines. */
+#define Both(name)                   \
+	static void do_##name(void); \
+	Test(block, name)            \
+	{                            \
+		do_##name();         \
+	}                            \
+	Test(block_async, name)      \
+	{                            \
+		do_##name();         \
+	}                            \
+	static void do_##name(void)
 
 /* A request in guest memory: header, data and status, each where a driver would have it. */
 struct request {
@@ -103,7 +139,7 @@ static uint8_t status_of(const struct request *r)
 /* Kicks and waits for one answer. */
 static uint8_t finish_request(struct request *r)
 {
-	driver_kick(&g, 0);
+	kick();
 	cr_assert(driver_used(&g, 0, NULL, &r->used));
 	return status_of(r);
 }
@@ -136,12 +172,13 @@ static uint8_t disk_byte(uint64_t off)
 	return b;
 }
 
-Test(block, identity_and_configuration)
+Both(identity_and_configuration)
 {
 	uint64_t capacity;
 
 	cr_assert_eq(driver_read(&g, VIRTIO_MMIO_DEVICE_ID), 2);
-	cr_assert_eq(driver_offered(&g), VIRTIO_FEATURES_COMMON | F_SEG_MAX | F_FLUSH);
+	cr_assert_eq(driver_offered(&g),
+		     VIRTIO_FEATURES_COMMON | F_SEG_MAX | F_FLUSH | F_DISCARD | F_ZEROES);
 	driver_read_bytes(&g, 0x100, &capacity, 8);
 	cr_assert_eq(capacity, SECTORS);
 	cr_assert_eq(driver_read(&g, 0x108), 0);
@@ -150,15 +187,15 @@ Test(block, identity_and_configuration)
 	cr_assert_eq(driver_read(&g, 0x100), SECTORS, "nothing is writable");
 }
 
-Test(block, features_follow_the_configuration)
+Both(features_follow_the_configuration)
 {
 	again((struct block_config){.id = "a"});
-	cr_assert_eq(driver_offered(&g), VIRTIO_FEATURES_COMMON | F_SEG_MAX);
+	cr_assert_eq(driver_offered(&g), VIRTIO_FEATURES_COMMON | F_SEG_MAX | F_DISCARD | F_ZEROES);
 	again((struct block_config){.id = "a", .read_only = true});
 	cr_assert_eq(driver_offered(&g), VIRTIO_FEATURES_COMMON | F_SEG_MAX | F_RO);
 }
 
-Test(block, read)
+Both(read)
 {
 	struct request r;
 
@@ -174,7 +211,7 @@ Test(block, read)
 	cr_assert_eq(metric_take(&count->invalid_reqs_count), 0);
 }
 
-Test(block, write)
+Both(write)
 {
 	struct request r;
 
@@ -188,7 +225,7 @@ Test(block, write)
 	cr_assert_eq(metric_take(&count->write_bytes), 512);
 }
 
-Test(block, whole_disk_and_its_last_sector)
+Both(whole_disk_and_its_last_sector)
 {
 	cr_assert_eq(run(IN, 0, DISK, NULL), OK);
 	cr_assert_eq(run(IN, SECTORS - 1, 512, NULL), OK);
@@ -196,7 +233,7 @@ Test(block, whole_disk_and_its_last_sector)
 	cr_assert_eq(run(IN, SECTORS, 0, NULL), OK, "nothing, at the end");
 }
 
-Test(block, outside_of_the_disk)
+Both(outside_of_the_disk)
 {
 	const struct {
 		uint64_t sector;
@@ -224,7 +261,7 @@ Test(block, outside_of_the_disk)
 	cr_assert_not(driver_broken(&g));
 }
 
-Test(block, data_must_be_whole_sectors)
+Both(data_must_be_whole_sectors)
 {
 	const uint32_t lens[] = {1, 511, 513, 1000};
 
@@ -235,7 +272,7 @@ Test(block, data_must_be_whole_sectors)
 	cr_assert_eq(disk_byte(0), 1);
 }
 
-Test(block, read_only)
+Both(read_only)
 {
 	again((struct block_config){.id = "ro", .read_only = true});
 	cr_assert_eq(run(OUT, 0, 512, NULL), IOERR);
@@ -243,7 +280,7 @@ Test(block, read_only)
 	cr_assert_eq(run(IN, 0, 512, NULL), OK);
 }
 
-Test(block, flush_with_writeback)
+Both(flush_with_writeback)
 {
 	struct request r;
 
@@ -252,7 +289,7 @@ Test(block, flush_with_writeback)
 	cr_assert_eq(metric_take(&count->flush_count), 1);
 }
 
-Test(block, flush_is_unsupported_when_unsafe_or_not_negotiated)
+Both(flush_is_unsupported_when_unsafe_or_not_negotiated)
 {
 	driver_start(&g, VIRTIO_FEATURES_COMMON);
 	cr_assert_eq(run(FLUSH, 0, 0, NULL), UNSUPP);
@@ -261,7 +298,7 @@ Test(block, flush_is_unsupported_when_unsafe_or_not_negotiated)
 	cr_assert_eq(metric_take(&count->flush_count), 0);
 }
 
-Test(block, get_id)
+Both(get_id)
 {
 	static const char root[20] = "root";
 	struct request r;
@@ -276,9 +313,9 @@ Test(block, get_id)
 	cr_assert_arr_eq(driver_ptr(&g, r.data, 20), "a-name-of-more-than-", 20);
 }
 
-Test(block, unknown_types)
+Both(unknown_types)
 {
-	const uint32_t types[] = {2, 3, DISCARD, 13, 0x80000000, UINT32_MAX};
+	const uint32_t types[] = {2, 3, 12, 14, 0x80000000, UINT32_MAX};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(types); i++) {
 		struct request r;
@@ -291,7 +328,7 @@ Test(block, unknown_types)
 
 /* Layouts: section 2.7.4.1 leaves the cutting to the driver. */
 
-Test(block, header_in_pieces_and_status_behind_the_data)
+Both(header_in_pieces_and_status_behind_the_data)
 {
 	struct request r = make(IN, 5, 512);
 	const struct driver_buf buf[] = {
@@ -310,7 +347,7 @@ Test(block, header_in_pieces_and_status_behind_the_data)
 	cr_assert_eq(status_of(&r), UNTOUCHED);
 }
 
-Test(block, header_and_data_in_one_buffer)
+Both(header_and_data_in_one_buffer)
 {
 	struct request r = make(OUT, 7, 512);
 	gpa_t both = driver_alloc(&g, 16 + 512);
@@ -324,7 +361,7 @@ Test(block, header_and_data_in_one_buffer)
 	cr_assert_eq(disk_byte(8 * 512 - 1), 0xbb);
 }
 
-Test(block, many_segments)
+Both(many_segments)
 {
 	struct request r = make(IN, 0, DISK);
 	struct driver_buf buf[256] = {{r.header, 16, false}};
@@ -342,7 +379,7 @@ Test(block, many_segments)
 	cr_assert_eq(*(uint8_t *)driver_ptr(&g, r.data + 2 * 128, 1), 63);
 }
 
-Test(block, malformed_requests_are_answered)
+Both(malformed_requests_are_answered)
 {
 	struct request r = make(IN, 0, 512);
 	const struct driver_buf no_status[] = {{r.header, 16, false}};
@@ -366,7 +403,7 @@ Test(block, malformed_requests_are_answered)
 	cr_assert_eq(run(IN, 0, 512, NULL), OK, "goes on");
 }
 
-Test(block, header_of_a_write_that_carries_no_data)
+Both(header_of_a_write_that_carries_no_data)
 {
 	struct request r = make(OUT, 0, 0);
 	const struct driver_buf buf[] = {{r.header, 16, false}, {r.status, 1, true}};
@@ -378,7 +415,7 @@ Test(block, header_of_a_write_that_carries_no_data)
 
 /* The host's failures. */
 
-Test(block, file_that_became_shorter)
+Both(file_that_became_shorter)
 {
 	struct request r;
 
@@ -391,7 +428,7 @@ Test(block, file_that_became_shorter)
 	cr_assert_eq(run(IN, 0, 512, NULL), OK);
 }
 
-Test(block, write_that_the_host_refuses)
+Both(write_that_the_host_refuses)
 {
 	cr_assert_eq(fcntl(disk, F_ADD_SEALS, F_SEAL_WRITE), 0);
 	cr_assert_eq(run(OUT, 0, 512, NULL), IOERR);
@@ -400,14 +437,14 @@ Test(block, write_that_the_host_refuses)
 	cr_assert_eq(run(IN, 0, 512, NULL), OK);
 }
 
-Test(block, buffer_beyond_memory_breaks_the_ring)
+Both(buffer_beyond_memory_breaks_the_ring)
 {
 	struct request r = make(IN, 0, 512);
 	const struct driver_buf buf[] = {
 		{r.header, 16, false}, {DRIVER_HIGH_END - 256, 512, true}, {r.status, 1, true}};
 
 	driver_add(&g, 0, buf, 3);
-	driver_kick(&g, 0);
+	kick();
 	cr_assert(driver_broken(&g));
 	cr_assert_eq(status_of(&r), UNTOUCHED);
 	cr_assert_not(driver_used(&g, 0, NULL, NULL));
@@ -418,7 +455,7 @@ Test(block, buffer_beyond_memory_breaks_the_ring)
 
 /* Batches. */
 
-Test(block, one_interrupt_for_a_batch)
+Both(one_interrupt_for_a_batch)
 {
 	struct request r[DRIVER_QUEUE_SIZE];
 
@@ -430,7 +467,7 @@ Test(block, one_interrupt_for_a_batch)
 
 		driver_add_indirect(&g, 0, buf, 3, NULL);
 	}
-	driver_kick(&g, 0);
+	kick();
 	for (unsigned i = 0; i < DRIVER_QUEUE_SIZE; i++) {
 		cr_assert(driver_used(&g, 0, NULL, NULL));
 		cr_assert_eq(status_of(&r[i]), OK);
@@ -441,14 +478,37 @@ Test(block, one_interrupt_for_a_batch)
 	cr_assert_eq(metric_take(&count->no_avail_buffer), 0);
 }
 
-Test(block, kick_for_nothing)
+Both(large_requests_are_served_in_turns)
 {
-	driver_kick(&g, 0);
+	enum { N = 8, MANY = 80 }; /* 8 requests of 80 times the whole disk are 20 MiB */
+	struct driver_buf buf[MANY + 2];
+	struct request r;
+
+	close(disk);
+	make_disk((uint64_t)MANY * DISK);
+	again((struct block_config){.id = "large"});
+	r = make(IN, 0, DISK);
+	buf[0] = (struct driver_buf){r.header, 16, false};
+	for (unsigned i = 0; i < MANY; i++)
+		buf[1 + i] = (struct driver_buf){r.data, DISK, true};
+	buf[MANY + 1] = (struct driver_buf){r.status, 1, true};
+	for (unsigned i = 0; i < N; i++)
+		driver_add_indirect(&g, 0, buf, MANY + 2, NULL);
+	kick();
+	for (unsigned i = 0; i < N; i++)
+		cr_assert(driver_used(&g, 0, NULL, NULL), "request %u", i);
+	cr_assert_eq(status_of(&r), OK);
+	cr_assert_eq(metric_take(&count->queue_event_count), 2);
+}
+
+Both(kick_for_nothing)
+{
+	kick();
 	cr_assert_not(driver_irq(&g));
 	cr_assert_eq(metric_take(&count->no_avail_buffer), 1);
 }
 
-Test(block, reset_with_a_request_pending)
+Both(reset_with_a_request_pending)
 {
 	struct request r = make(OUT, 0, 512);
 	const struct driver_buf buf[] = {
@@ -464,7 +524,7 @@ Test(block, reset_with_a_request_pending)
 
 /* Creation. */
 
-Test(block, size_is_rounded_down)
+Both(size_is_rounded_down)
 {
 	cr_assert_eq(ftruncate(disk, 5 * 512 + 511), 0);
 	again((struct block_config){.id = "odd"});
@@ -472,7 +532,7 @@ Test(block, size_is_rounded_down)
 	cr_assert_eq(run(IN, 5, 512, NULL), IOERR);
 }
 
-Test(block, empty_disk)
+Both(empty_disk)
 {
 	cr_assert_eq(ftruncate(disk, 0), 0);
 	again((struct block_config){.id = "empty"});
@@ -481,7 +541,7 @@ Test(block, empty_disk)
 	cr_assert_eq(run(IN, 0, 0, NULL), OK);
 }
 
-Test(block, create_fails_without_a_file)
+Both(create_fails_without_a_file)
 {
 	struct block_config cfg = {.id = "root", .fd = -1};
 	struct err e = {0};
@@ -491,7 +551,7 @@ Test(block, create_fails_without_a_file)
 	cr_assert_not_null(strstr(e.msg, "'root'"), "%s", e.msg);
 }
 
-Test(block, takes_its_file_descriptor)
+Both(takes_its_file_descriptor)
 {
 	int before = fcntl(disk, F_DUPFD_CLOEXEC, 0), after;
 
@@ -500,4 +560,407 @@ Test(block, takes_its_file_descriptor)
 	after = fcntl(disk, F_DUPFD_CLOEXEC, 0);
 	close(after);
 	cr_assert_eq(before, after, "the first device closed its fd");
+}
+
+/* DISCARD and WRITE_ZEROES, section 5.2.6. */
+
+struct range {
+	uint64_t sector;
+	uint32_t sectors, flags;
+};
+
+static uint8_t run_ranges(uint32_t type, const void *range, uint32_t len)
+{
+	struct request r = make(type, 0, 4096);
+	const struct driver_buf buf[] = {
+		{r.header, 16, false}, {r.data, len, false}, {r.status, 1, true}};
+
+	memcpy(driver_ptr(&g, r.data, 4096), range, len);
+	driver_add_indirect(&g, 0, buf, 3, NULL);
+	return finish_request(&r);
+}
+
+static void attach_zeroed_disk(uint64_t size)
+{
+	close(disk);
+	make_disk(size);
+	again((struct block_config){.id = "large", .writeback = true});
+}
+
+Both(discard_and_write_zeroes_space)
+{
+	cr_assert_eq(driver_read(&g, 0x124), 128 << 11, "max_discard_sectors");
+	cr_assert_eq(driver_read(&g, 0x128), 16, "max_discard_seg");
+	cr_assert_eq(driver_read(&g, 0x12c), 8, "discard_sector_alignment");
+	cr_assert_eq(driver_read(&g, 0x130), 8 << 11, "max_write_zeroes_sectors");
+	cr_assert_eq(driver_read(&g, 0x134), 16, "max_write_zeroes_seg");
+	cr_assert_eq(driver_read(&g, 0x138) & 0xff, 1, "write_zeroes_may_unmap");
+	cr_assert_eq(driver_read(&g, 0x13c), 0, "the end");
+}
+
+Both(discard_frees_the_host)
+{
+	const struct range r[] = {{0, 256, 0}, {1024, 256, 0}};
+	struct stat before, after;
+
+	attach_zeroed_disk(MIB(1));
+	fstat(disk, &before);
+	cr_assert_eq(run_ranges(DISCARD, r, sizeof(r)), OK);
+	fstat(disk, &after);
+	cr_assert_eq(before.st_blocks - after.st_blocks, 512);
+	cr_assert_eq(after.st_size, MIB(1));
+	cr_assert_eq(disk_byte(0), 0);
+	cr_assert_eq(disk_byte(256 * 512), 1, "sector 256 keeps its contents");
+	cr_assert_eq(disk_byte(1280 * 512 - 1), 0);
+	cr_assert_eq(metric_take(&count->discard_count), 1);
+	cr_assert_eq(metric_take(&count->discard_bytes), 512 * 512);
+}
+
+Both(write_zeroes_with_and_without_unmap)
+{
+	struct stat before, after;
+
+	attach_zeroed_disk(MIB(1));
+	fstat(disk, &before);
+	cr_assert_eq(run_ranges(ZEROES, &(struct range){1, 16, 0}, 16), OK);
+	fstat(disk, &after);
+	cr_assert_eq(before.st_blocks, after.st_blocks, "not deallocated");
+	cr_assert_eq(disk_byte(511), 1);
+	cr_assert_eq(disk_byte(512), 0);
+	cr_assert_eq(disk_byte(17 * 512 - 1), 0);
+	cr_assert_eq(disk_byte(17 * 512), 18);
+	cr_assert_eq(run_ranges(ZEROES, &(struct range){128, 128, 1}, 16), OK);
+	fstat(disk, &after);
+	cr_assert_lt(after.st_blocks, before.st_blocks);
+	cr_assert_eq(disk_byte(128 * 512), 0);
+	cr_assert_eq(metric_take(&count->write_zeroes_count), 2);
+}
+
+Both(ranges_that_are_wrong)
+{
+	static const struct {
+		uint32_t type;
+		struct range r;
+		uint8_t status;
+	} cases[] = {
+		{DISCARD, {0, SECTORS + 1, 0}, IOERR}, {DISCARD, {SECTORS, 1, 0}, IOERR},
+		{DISCARD, {UINT64_MAX, 2, 0}, IOERR},  {DISCARD, {0, UINT32_MAX, 0}, IOERR},
+		{DISCARD, {0, 1, 1}, UNSUPP},	       {DISCARD, {0, 1, 2}, UNSUPP},
+		{ZEROES, {0, 1, 2}, UNSUPP},	       {ZEROES, {0, 1, 0x80000001}, UNSUPP},
+		{ZEROES, {SECTORS - 1, 2, 1}, IOERR},  {ZEROES, {0, 0, 0}, OK},
+		{DISCARD, {SECTORS, 0, 0}, OK},
+	};
+	const struct range good_then_bad[] = {{0, 8, 0}, {SECTORS, 8, 0}};
+	struct range many[17] = {0};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++)
+		cr_expect_eq(run_ranges(cases[i].type, &cases[i].r, 16), cases[i].status, "case %u",
+			     i);
+	cr_expect_eq(run_ranges(DISCARD, good_then_bad, sizeof(good_then_bad)), IOERR);
+	cr_expect_eq(disk_byte(0), 1, "nothing is done when one of them is wrong");
+	cr_expect_eq(run_ranges(DISCARD, many, 15), IOERR);
+	cr_expect_eq(run_ranges(DISCARD, many, 0), IOERR);
+	cr_expect_eq(run_ranges(ZEROES, many, sizeof(many)), IOERR, "17 segments");
+	cr_expect_eq(run_ranges(ZEROES, many, 16 * 16), OK);
+}
+
+Both(one_range_has_a_limit)
+{
+	close(disk);
+	disk = memfd_create("disk", MFD_CLOEXEC);
+	cr_assert_eq(ftruncate(disk, (off_t)MIB(256)), 0);
+	again((struct block_config){.id = "large"});
+	cr_assert_eq(run_ranges(DISCARD, &(struct range){0, 128 << 11, 0}, 16), OK);
+	cr_assert_eq(run_ranges(DISCARD, &(struct range){0, (128 << 11) + 1, 0}, 16), IOERR);
+	cr_assert_eq(run_ranges(ZEROES, &(struct range){0, (8 << 11) + 1, 1}, 16), IOERR);
+}
+
+Both(discard_needs_negotiation_and_a_writable_disk)
+{
+	const struct range r = {0, 8, 0};
+
+	driver_start(&g, VIRTIO_FEATURES_COMMON);
+	cr_assert_eq(run_ranges(DISCARD, &r, sizeof(r)), UNSUPP);
+	cr_assert_eq(run_ranges(ZEROES, &r, sizeof(r)), UNSUPP);
+	again((struct block_config){.id = "ro", .read_only = true});
+	cr_assert_eq(run_ranges(DISCARD, &r, sizeof(r)), UNSUPP);
+	cr_assert_eq(disk_byte(0), 1);
+}
+
+/* Several queues. */
+
+Both(four_queues)
+{
+	again((struct block_config){.id = "mq", .queues = 4});
+	cr_assert(driver_offered(&g) & F_MQ);
+	cr_assert_eq(driver_read(&g, 0x120) >> 16, 4, "num_queues");
+	driver_start(&g, driver_offered(&g));
+	for (unsigned q = 0; q < 4; q++) {
+		struct request r = make(IN, q, 512);
+		const struct driver_buf buf[] = {
+			{r.header, 16, false}, {r.data, 512, true}, {r.status, 1, true}};
+
+		driver_add(&g, q, buf, 3);
+		driver_kick(&g, q);
+		pthread_mutex_lock(&g.lock);
+		block_drain(g.mmio.dev);
+		pthread_mutex_unlock(&g.lock);
+		cr_assert(driver_used(&g, q, NULL, NULL));
+		cr_assert_eq(*(uint8_t *)driver_ptr(&g, r.data, 1), q + 1);
+		cr_assert(driver_irq(&g));
+	}
+	again((struct block_config){.id = "one", .queues = 1});
+	cr_assert_not(driver_offered(&g) & F_MQ);
+}
+
+/* Rate limits: the clock of the test never reaches the next token, or is waited for. */
+
+static void add_read(struct request *r)
+{
+	const struct driver_buf buf[] = {{(*r = make(IN, 0, 512)).header, 16, false},
+					 {r->data, 512, true},
+					 {r->status, 1, true}};
+
+	driver_add_indirect(&g, 0, buf, 3, NULL);
+}
+
+static void set_limiter(const struct limiter_config *cfg)
+{
+	pthread_mutex_lock(&g.lock);
+	block_set_limiter(g.mmio.dev, cfg);
+	pthread_mutex_unlock(&g.lock);
+}
+
+Both(limit_of_operations)
+{
+	const struct limiter_config two = {.ops = {.size = 2, .refill_ms = 3600000}};
+	struct request r[3];
+
+	again((struct block_config){.id = "slow", .limiter = &two});
+	for (unsigned i = 0; i < 3; i++)
+		add_read(&r[i]);
+	kick();
+	cr_assert_eq(status_of(&r[1]), OK);
+	cr_assert_eq(status_of(&r[2]), UNTOUCHED);
+	cr_assert_eq(metric_take(&count->rate_limiter_throttled_events), 1);
+	kick();
+	cr_assert_eq(status_of(&r[2]), UNTOUCHED, "a kick does not help");
+	cr_assert_eq(metric_take(&count->rate_limiter_throttled_events), 0);
+	set_limiter(NULL);
+	driver_run(&g);
+	kick();
+	cr_assert_eq(status_of(&r[2]), OK, "new limits are in force at once");
+	cr_assert_eq(metric_take(&count->rate_limiter_event_count), 1);
+}
+
+Both(limit_of_bytes_lets_go_on_by_itself)
+{
+	const struct limiter_config cfg = {.bandwidth = {.size = 512, .refill_ms = 1}};
+	struct request r[4];
+
+	again((struct block_config){.id = "slow", .limiter = &cfg});
+	for (unsigned i = 0; i < 4; i++)
+		add_read(&r[i]);
+	driver_kick(&g, 0);
+	while (status_of(&r[3]) == UNTOUCHED) {
+		cr_assert_eq(loop_run_once(&g.loop, -1), 0);
+		kick();
+	}
+	cr_assert_eq(status_of(&r[3]), OK);
+	cr_assert_geq(metric_take(&count->rate_limiter_event_count), 1);
+}
+
+Both(no_timer_without_limits)
+{
+	struct request r;
+
+	add_read(&r);
+	kick();
+	cr_assert_null(g.loop.timers);
+}
+
+Both(reset_while_throttled)
+{
+	const struct limiter_config one = {.ops = {.size = 1, .refill_ms = 3600000}};
+	struct request r[2];
+
+	again((struct block_config){.id = "slow", .limiter = &one});
+	add_read(&r[0]);
+	add_read(&r[1]);
+	kick();
+	driver_start(&g, VIRTIO_FEATURES_COMMON);
+	set_limiter(NULL);
+	driver_run(&g);
+	cr_assert_eq(status_of(&r[1]), UNTOUCHED, "the reset queue is forgotten");
+	cr_assert_eq(run(IN, 0, 512, NULL), OK);
+}
+
+/* Another file. */
+
+static int set_file(int fd, struct err *e)
+{
+	int r;
+
+	pthread_mutex_lock(&g.lock);
+	r = block_set_file(g.mmio.dev, fd, e);
+	pthread_mutex_unlock(&g.lock);
+	return r;
+}
+
+Both(another_file)
+{
+	int old = disk;
+	struct request r;
+	struct err e;
+
+	driver_irq(&g);
+	make_disk(2 * DISK);
+	cr_assert_eq(pwrite(disk, "new", 3, 0), 3);
+	cr_assert_eq(set_file(fcntl(disk, F_DUPFD_CLOEXEC, 0), &e), 0);
+	cr_assert_eq(driver_read(&g, VIRTIO_MMIO_INTERRUPT_STATUS), VIRTIO_IRQ_CONFIG);
+	cr_assert_eq(driver_read(&g, 0x100), 2 * SECTORS);
+	cr_assert_neq(driver_read(&g, VIRTIO_MMIO_CONFIG_GENERATION), 0);
+	cr_assert(driver_irq(&g));
+	cr_assert_eq(run(IN, 0, 512, &r), OK);
+	cr_assert_eq(*(uint8_t *)driver_ptr(&g, r.data, 1), 'n');
+	cr_assert_eq(run(OUT, 2 * SECTORS - 1, 512, NULL), OK);
+	cr_assert_eq(disk_byte(2 * DISK - 1), 0xaa);
+	cr_assert_eq(metric_take(&count->update_count), 1);
+	close(old);
+}
+
+Both(another_file_that_is_none)
+{
+	struct err e = {0};
+
+	cr_assert_eq(set_file(-1, &e), -EBADF);
+	cr_assert_not_null(strstr(e.msg, "'root'"), "%s", e.msg);
+	cr_assert_eq(metric_take(&count->update_fails), 1);
+	cr_assert_eq(run(IN, 0, 512, NULL), OK);
+}
+
+/* What only the asynchronous engine has: requests in flight. A pipe stands for a slow disk. */
+
+static struct block *block(void)
+{
+	return CONTAINER_OF(g.mmio.dev, struct block, dev);
+}
+
+static void slow_disk(int pipe_fd[2])
+{
+	cr_assert_eq(pipe(pipe_fd), 0);
+	cr_assert_eq(uring_set_file(&block()->ring, 0, pipe_fd[0]), 0);
+}
+
+Test(block_async, a_completion_that_comes_later)
+{
+	struct request r;
+	int p[2];
+
+	slow_disk(p);
+	add_read(&r);
+	driver_kick(&g, 0);
+	cr_assert_eq(block()->ring.in_flight, 1);
+	cr_assert_not(driver_used(&g, 0, NULL, NULL));
+	cr_assert_eq(write(p[1], (char[512]){"late"}, 512), 512);
+	poll(&(struct pollfd){.fd = uring_fd(&block()->ring), .events = POLLIN}, 1, -1);
+	driver_run(&g);
+	cr_assert(driver_used(&g, 0, NULL, &r.used));
+	cr_assert_eq(r.used, 513);
+	cr_assert_eq(status_of(&r), OK);
+	cr_assert_str_eq(driver_ptr(&g, r.data, 5), "late");
+	cr_assert(driver_irq(&g));
+	close(p[0]);
+	close(p[1]);
+}
+
+Test(block_async, a_short_transfer_is_completed)
+{
+	struct request r;
+	int p[2];
+
+	slow_disk(p);
+	add_read(&r);
+	cr_assert_eq(write(p[1], (char[100]){"short"}, 100), 100);
+	kick();
+	cr_assert(driver_used(&g, 0, NULL, &r.used));
+	cr_assert_eq(status_of(&r), OK);
+	cr_assert_str_eq(driver_ptr(&g, r.data, 6), "short");
+	cr_assert_eq(*(uint8_t *)driver_ptr(&g, r.data + 100, 1), 1, "the rest is the file's");
+	close(p[0]);
+	close(p[1]);
+}
+
+Test(block_async, reset_waits_for_what_is_in_flight)
+{
+	struct request r;
+	int p[2];
+
+	slow_disk(p);
+	add_read(&r);
+	driver_kick(&g, 0);
+	cr_assert_eq(block()->ring.in_flight, 1);
+	close(p[1]);
+	driver_write(&g, VIRTIO_MMIO_STATUS, 0);
+	cr_assert_eq(block()->ring.in_flight, 0);
+	close(p[0]);
+}
+
+Test(block_async, destroy_with_a_request_in_flight)
+{
+	struct request r;
+	int p[2];
+
+	slow_disk(p);
+	add_read(&r);
+	driver_kick(&g, 0);
+	close(p[1]);
+	again((struct block_config){.id = "next"});
+	cr_assert_eq(run(IN, 0, 512, NULL), OK);
+	close(p[0]);
+}
+
+Test(block_async, more_than_may_be_in_flight)
+{
+	struct block_request *all = block()->free;
+	struct request r;
+
+	/* As if everything were in flight. */
+	block()->free = NULL;
+	add_read(&r);
+	driver_kick(&g, 0);
+	cr_assert_not(driver_used(&g, 0, NULL, NULL));
+	cr_assert_eq(metric_take(&count->io_engine_throttled_events), 1);
+	cr_assert(block()->stalled);
+	block()->free = all;
+	block()->ring_source.ready(&block()->ring_source, EPOLLIN);
+	kick();
+	cr_assert_eq(status_of(&r), OK);
+}
+
+Test(block_async, one_enter_for_a_batch)
+{
+	struct request r[DRIVER_QUEUE_SIZE];
+	unsigned before = *block()->ring.ring.sq.khead;
+
+	for (unsigned i = 0; i < DRIVER_QUEUE_SIZE; i++)
+		add_read(&r[i]);
+	kick();
+	for (unsigned i = 0; i < DRIVER_QUEUE_SIZE; i++)
+		cr_assert_eq(status_of(&r[i]), OK);
+	cr_assert_eq(*block()->ring.ring.sq.khead - before, DRIVER_QUEUE_SIZE, "all by the ring");
+}
+
+Test(block_async, the_ring_takes_nothing_but_its_files)
+{
+	struct io_uring *ring = &block()->ring.ring;
+	struct io_uring_cqe *cqe;
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+
+	io_uring_prep_openat(sqe, AT_FDCWD, "/", O_RDONLY, 0);
+	io_uring_sqe_set_data(sqe, NULL);
+	cr_assert_eq(io_uring_submit_and_wait(ring, 1), 1);
+	cr_assert_eq(io_uring_wait_cqe(ring, &cqe), 0);
+	cr_assert_eq(cqe->res, -EACCES);
+	io_uring_cqe_seen(ring, cqe);
 }

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
 #include <criterion/criterion.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "tests/lib/driver.h"
@@ -494,6 +497,62 @@ Test(queue, rings_over_each_other)
 			virtq_end(&queue);
 		}
 	}
+}
+
+/*
+ * The instant between two of our accesses: the page of the used ring is read-only, so that our
+ * store to it faults, and the handler acts as a driver on another CPU before the store happens.
+ */
+static void (*at_the_store)(void);
+
+static void on_fault(int sig, siginfo_t *info, void *context)
+{
+	(void)sig;
+	(void)info;
+	(void)context;
+	mprotect(driver_ptr(&g, g.queue[0].used, 1), 4096, PROT_READ | PROT_WRITE);
+	at_the_store();
+}
+
+static void catch_store(void (*act)(void))
+{
+	struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
+
+	at_the_store = act;
+	cr_assert_eq(g.queue[0].used % 4096, 0);
+	cr_assert_eq(sigaction(SIGSEGV, &sa, NULL), 0);
+	cr_assert_eq(mprotect(driver_ptr(&g, g.queue[0].used, 1), 4096, PROT_READ), 0);
+}
+
+static void add_one(void)
+{
+	driver_add(&g, 0, (struct driver_buf[]){{BUF, 8, true}}, 1);
+	at_the_store = NULL;
+}
+
+Test(queue, looks_again_after_arming)
+{
+	cr_assert(batch(1));
+	catch_store(add_one);
+	cr_assert_eq(virtq_get(&queue, &chain), 1, "added before the mark was there");
+	cr_assert_null(at_the_store);
+}
+
+static void mark_the_first(void)
+{
+	driver_used_event(&g, 0, 0);
+	at_the_store = NULL;
+}
+
+Test(queue, reads_the_mark_after_publishing)
+{
+	driver_used_event(&g, 0, 100);
+	add_one();
+	cr_assert_eq(virtq_get(&queue, &chain), 1);
+	virtq_release(&queue, chain.head, 8);
+	catch_store(mark_the_first);
+	cr_assert(virtq_end(&queue), "the driver marked before it could see the entry");
+	cr_assert_null(at_the_store);
 }
 
 /*

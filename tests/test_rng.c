@@ -135,3 +135,42 @@ Test(rng, broken_ring_publishes_what_came_before_it)
 	driver_kick(&g, 0);
 	cr_assert(driver_used(&g, 0, NULL, NULL), "as new after a reset");
 }
+
+Test(rng, limited_in_bytes)
+{
+	const struct limiter_config limit = {.bandwidth = {.size = 100, .refill_ms = 3600000}};
+	gpa_t at = driver_alloc(&g, 256);
+
+	rng_set_limit(g.mmio.dev, &limit);
+	driver_add(&g, 0, (struct driver_buf[]){{at, 60, true}}, 1);
+	driver_add(&g, 0, (struct driver_buf[]){{at + 64, 60, true}}, 1);
+	driver_kick(&g, 0);
+	cr_assert(driver_used(&g, 0, NULL, NULL));
+	cr_assert_not(driver_used(&g, 0, NULL, NULL), "not before its time");
+	cr_assert(g.loop.timers);
+	driver_kick(&g, 0);
+	cr_assert_not(driver_used(&g, 0, NULL, NULL), "a kick does not help");
+	cr_assert_eq(metric_take(&count->entropy_rate_limiter_throttled), 1);
+	/* Without a limit it goes at once, and nothing is left to wait for. */
+	rng_set_limit(g.mmio.dev, &(struct limiter_config){0});
+	driver_run(&g);
+	cr_assert(driver_used(&g, 0, NULL, NULL));
+	cr_assert_null(g.loop.timers);
+	cr_assert_eq(metric_take(&count->rate_limiter_event_count), 1);
+	cr_assert_eq(zeros(at + 128, 128), 128);
+}
+
+Test(rng, a_reset_while_a_request_waits)
+{
+	const struct limiter_config limit = {.ops = {.size = 1, .refill_ms = 3600000}};
+	gpa_t at = driver_alloc(&g, 64);
+
+	rng_set_limit(g.mmio.dev, &limit);
+	driver_add(&g, 0, (struct driver_buf[]){{at, 8, true}}, 1);
+	driver_add(&g, 0, (struct driver_buf[]){{at, 8, true}}, 1);
+	driver_kick(&g, 0);
+	driver_write(&g, VIRTIO_MMIO_STATUS, 0);
+	g.loop.timers->at_ns = 0;
+	driver_run(&g);
+	cr_assert_null(g.loop.timers);
+}

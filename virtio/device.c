@@ -22,6 +22,8 @@ void virtio_needs_reset(struct virtio_device *d, int code)
 	if (d->state.status & VIRTIO_S_DRIVER_OK)
 		virtio_interrupt(d, VIRTIO_IRQ_CONFIG);
 	log_warn("%s: stopped until the guest resets it: %s", d->name, strerror(-code));
+	if (d->env.failed)
+		d->env.failed(d->env.failed_arg, d, code);
 }
 
 void virtio_config_changed(struct virtio_device *d)

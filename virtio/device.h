@@ -16,7 +16,15 @@
 #include "vmm/base/loop.h"
 
 /* Device ids, virtio 1.2 section 5. */
-enum virtio_id { VIRTIO_ID_BLOCK = 2, VIRTIO_ID_ENTROPY = 4 };
+enum virtio_id {
+	VIRTIO_ID_NET = 1,
+	VIRTIO_ID_BLOCK = 2,
+	VIRTIO_ID_ENTROPY = 4,
+	VIRTIO_ID_BALLOON = 5,
+	VIRTIO_ID_VSOCK = 19,
+	VIRTIO_ID_MEM = 24,
+	VIRTIO_ID_PMEM = 27,
+};
 
 /* Device status bits, section 2.1. */
 enum virtio_status {
@@ -60,6 +68,27 @@ struct virtio_ops {
 	 * queues behind it. NULL when there is nothing to do.
 	 */
 	void (*reset)(struct virtio_device *d);
+	/*
+	 * Before the device's state is saved; vCPUs parked, main thread. Finishes what is in
+	 * flight: afterwards every chain that was taken has been released, its interrupt decided
+	 * (virtio_queue_end()), or has been put back, and guest memory is not written to until the
+	 * next callback. -errno with `e` filled when that is impossible. NULL when nothing is ever
+	 * in flight between two callbacks.
+	 */
+	int (*drain)(struct virtio_device *d, struct err *e);
+	/*
+	 * Saved state beyond registers and queues, in a struct embedded in the device: `wire` lists
+	 * its fields (vmm/base/wire.h) as of `wire_version` (0 is 1), and reads older ones. NULL
+	 * when there is none.
+	 */
+	void (*wire)(struct virtio_device *d, struct wire *w);
+	uint16_t wire_version;
+	/*
+	 * Vets what `wire` has read, and the configuration space that the guest knows, against
+	 * the device as it was created anew; before the queues go live and `activate`. NULL: the
+	 * configuration space has to be what it was, byte for byte.
+	 */
+	int (*check)(struct virtio_device *d, const void *config, uint32_t len, struct err *e);
 	/* Frees the device itself; may be called at any time. */
 	void (*destroy)(struct virtio_device *d);
 };
@@ -70,6 +99,9 @@ struct virtio_env {
 	struct loop *loop;
 	pthread_mutex_t *lock; /* the bus slot's */
 	int irq_fd;	       /* eventfd bound to the device's GSI; not owned */
+	/* Told by virtio_needs_reset(), lock held; any thread. NULL: nobody. */
+	void (*failed)(void *arg, const struct virtio_device *d, int code);
+	void *failed_arg;
 };
 
 /* What a snapshot has to keep: fixed-width, no pointers. Queues keep theirs (virtio/queue.h). */
@@ -92,6 +124,7 @@ struct virtio_device {
 	uint32_t config_len;	      /* [I] */
 	struct virtq *queue;	      /* [s] num_queues of them, owned by the device */
 	unsigned num_queues;	      /* [I] */
+	bool keeps_early;	      /* [I] a notification before DRIVER_OK counts from then on */
 	struct virtio_env env;	      /* [I] */
 	struct virtio_device_state state; /* [s] */
 };

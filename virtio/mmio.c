@@ -185,6 +185,19 @@ static void write_queue_register(struct virtio_device *d, uint64_t off, uint32_t
 	}
 }
 
+/*
+ * Linux notifies a queue that it has prepared (the balloon's statistics) before it sets DRIVER_OK,
+ * and not again: such a notification counts from then on.
+ */
+static void repeat_early(struct virtio_mmio *t)
+{
+	for (unsigned i = 0; i < t->dev->num_queues; i++)
+		if (t->early & 1u << i && virtio_active(t->dev))
+			fd_event_signal(t->kick_fd[i]);
+	if (virtio_active(t->dev) || t->dev->state.status == 0)
+		t->early = 0;
+}
+
 static void write_register(struct virtio_mmio *t, uint64_t off, uint32_t v)
 {
 	struct virtio_device *d = t->dev;
@@ -199,6 +212,7 @@ static void write_register(struct virtio_mmio *t, uint64_t off, uint32_t v)
 		break;
 	case VIRTIO_MMIO_STATUS:
 		set_status(d, v);
+		repeat_early(t);
 		break;
 	case VIRTIO_MMIO_DEVICE_FEATURES_SEL:
 		d->state.device_features_sel = v;
@@ -254,8 +268,9 @@ static void kicked(struct loop_source *s, uint32_t events)
 	unsigned queue = (unsigned)(s - t->kick);
 
 	(void)events;
-	/* Drained first: a kick that comes while we serve must be seen afterwards. */
-	fd_event_drain(s->fd);
+	/* Edge-triggered: each signal is an event, whatever the counter says, so nobody reads it. */
+	if (!virtio_active(t->dev) && t->dev->keeps_early)
+		t->early |= 1u << queue;
 	if (virtio_active(t->dev) && t->dev->ops->notify(t->dev, queue))
 		fd_event_signal(s->fd);
 }
@@ -273,7 +288,7 @@ static int add_kick(struct virtio_mmio *t, unsigned queue, struct err *e)
 		.arg = t,
 		.lock = t->dev->env.lock,
 	};
-	return loop_add(t->dev->env.loop, &t->kick[queue], EPOLLIN, e);
+	return loop_add(t->dev->env.loop, &t->kick[queue], EPOLLIN | EPOLLET, e);
 }
 
 int virtio_mmio_init(struct virtio_mmio *t, struct virtio_device *dev, struct err *e)

@@ -60,11 +60,12 @@ struct virtio_mmio {
 	struct virtio_device *dev;			 /* [I] owned */
 	int kick_fd[VIRTIO_MMIO_QUEUES_MAX];		 /* [I] one eventfd per queue, owned */
 	struct loop_source kick[VIRTIO_MMIO_QUEUES_MAX]; /* [m] */
+	uint32_t early; /* [s] a bit for each queue that was notified before DRIVER_OK */
 };
 
 /*
  * Takes the device (also when it fails) and starts watching its queues' eventfds on the
- * device's loop, under its lock. Main thread.
+ * device's loop, under its lock. `t` must stay where it is. Main thread.
  */
 int virtio_mmio_init(struct virtio_mmio *t, struct virtio_device *dev, struct err *e);
 /* Stops watching, destroys the device. Main thread, no vCPU running. NULL dev is fine. */

@@ -27,13 +27,31 @@ static uint64_t device_bytes(uint16_t size)
 	return sizeof(struct virtq_used) + sizeof(struct virtq_used_elem) * size + sizeof(uint16_t);
 }
 
+void virtq_state_wire(struct virtq_state *s, struct wire *w)
+{
+	wire_u64(w, &s->desc);
+	wire_u64(w, &s->driver);
+	wire_u64(w, &s->device);
+	wire_u16(w, &s->size);
+	wire_u16(w, &s->next_avail);
+	wire_u16(w, &s->next_used);
+	wire_u8(w, &s->ready);
+}
+
 void virtq_init(struct virtq *q, uint16_t max)
 {
 	*q = (struct virtq){.max = max};
 }
 
+void virtq_mark(const struct virtq *q)
+{
+	if (q->desc)
+		gmem_mark(q->mem, q->state.device, device_bytes(q->state.size));
+}
+
 void virtq_reset(struct virtq *q)
 {
+	virtq_mark(q); /* nobody will know afterwards where the used ring was */
 	virtq_init(q, q->max);
 }
 
@@ -134,6 +152,7 @@ static int add_buffer(const struct virtq *q, struct virtq_chain *c, const struct
 		return -EFAULT;
 	c->iov[c->count++] = (struct iovec){.iov_base = host, .iov_len = d->len};
 	if (write) {
+		gmem_mark(q->mem, d->addr, d->len);
 		c->writable += d->len;
 	} else {
 		c->readable += d->len;

@@ -21,7 +21,7 @@
  * the other side is Dekker's problem, and needs a full fence on both sides: store mine, fence, load
  * theirs.
  *
- * EVENT_IDX (2.7.7.1, 2.7.10). Each side says how far the other may run before it wants to be
+ * EVENT_IDX (2.7.7, 2.7.10). Each side says how far the other may run before it wants to be
  * woken: avail_event is written by us behind the used ring, used_event by the driver behind the
  * available ring. To wake is right when the other's mark lies in [old, new): the entries that were
  * published in one go. Two consequences carry our performance:
@@ -62,6 +62,7 @@
 #include <sys/uio.h>
 
 #include "vmm/base/gmem.h"
+#include "vmm/base/wire.h"
 
 #define VIRTQ_SIZE_MAX 256u
 
@@ -110,6 +111,8 @@ struct virtq_state {
 	uint8_t ready;	     /* 1: the driver finished the set-up and it was sane */
 };
 
+void virtq_state_wire(struct virtq_state *s, struct wire *w);
+
 struct virtq {
 	struct virtq_state state; /* [s] */
 	uint16_t max;		  /* [I] largest size offered */
@@ -147,6 +150,11 @@ enum virtq_part { VIRTQ_READABLE, VIRTQ_WRITABLE };
 void virtq_init(struct virtq *q, uint16_t max);
 /* Back to that. A chain that the device still holds must not be touched any more. */
 void virtq_reset(struct virtq *q);
+/*
+ * Dirty tracking (gmem_mark()). virtq_get() marks the buffers of a chain that may be written; the
+ * used ring of a live queue, which changes all the time, is marked by whoever takes the bitmap.
+ */
+void virtq_mark(const struct virtq *q);
 
 /* Whether size, alignment and addresses are such that the queue could run. 0, -EINVAL, -EFAULT. */
 int virtq_check(const struct virtq *q, const struct gmem *mem);
@@ -165,6 +173,22 @@ int virtq_start(struct virtq *q, const struct gmem *mem, uint64_t features);
  * ring. So a table of VIRTQ_SIZE_MAX requests is always enough.
  */
 int virtq_get(struct virtq *q, struct virtq_chain *c);
+/*
+ * Puts the `n` chains that were taken last, none of them released, back: virtq_get() will take the
+ * first of them again, and judge it again. No notification is owed for them: the caller comes back
+ * by itself, or took so many that virtq_get() said there were no more.
+ */
+static inline void virtq_unget(struct virtq *q, uint16_t n)
+{
+	q->state.next_avail = (uint16_t)(q->state.next_avail - n);
+}
+
+/* Whether the driver has put something there, without arming notifications. */
+static inline bool virtq_waiting(const struct virtq *q)
+{
+	return q->desc && __atomic_load_n(&q->avail->idx, __ATOMIC_RELAXED) != q->state.next_avail;
+}
+
 /*
  * Gives a chain back, `written` being the number of bytes in its writable part that we filled.
  * The driver sees it at virtq_end(). Nothing happens on a queue that is not live.

@@ -4,7 +4,8 @@
  * getrandom(2) writes straight into guest memory. No features of its own, no configuration.
  *
  * A hostile guest can at worst make the host's kernel generate random bytes for as long as its own
- * notifications last, in turns of RNG_TURN requests. It cannot drain a pool: there is none.
+ * notifications last, in turns of RNG_TURN requests. It cannot drain a pool: there is none. With a
+ * rate limit, a request that is over it stays in the ring until its time has come.
  */
 #include "virtio/rng.h"
 
@@ -18,6 +19,8 @@ struct rng {
 	struct virtio_device dev;
 	struct virtq queue;	  /* [s] */
 	struct rng_metrics count; /* [a] */
+	struct limiter limit;	  /* [s] */
+	struct loop_timer resume; /* [m] armed while a request waits for the limit */
 	struct virtq_chain chain; /* scratch of the queue callback */
 };
 
@@ -67,6 +70,20 @@ static uint32_t serve(struct rng *g)
 	return done;
 }
 
+/* Whether g->chain, just taken, has to wait; then it is put back, and its timer runs. */
+static bool throttled(struct rng *g)
+{
+	uint32_t want = MIN(g->chain.writable, (uint32_t)RNG_REQUEST_MAX);
+	uint64_t wait = limiter_active(&g->limit) ? limiter_wait(&g->limit, now_ns(), want) : 0;
+
+	if (!wait)
+		return false;
+	metric_inc(&g->count.entropy_rate_limiter_throttled);
+	virtq_unget(&g->queue, 1);
+	loop_timer_set(g->dev.env.loop, &g->resume, wait);
+	return true;
+}
+
 static bool rng_notify(struct virtio_device *d, unsigned queue)
 {
 	struct rng *g = to_rng(d);
@@ -75,8 +92,19 @@ static bool rng_notify(struct virtio_device *d, unsigned queue)
 
 	(void)queue;
 	metric_inc(&g->count.entropy_event_count);
+	if (g->resume.armed)
+		return false;
 	while (served < RNG_TURN && (r = virtq_get(&g->queue, &g->chain)) > 0) {
-		virtq_release(&g->queue, g->chain.head, serve(g));
+		uint32_t bytes;
+
+		if (throttled(g)) {
+			r = 0;
+			break;
+		}
+		bytes = serve(g);
+		if (limiter_active(&g->limit))
+			limiter_charge(&g->limit, bytes);
+		virtq_release(&g->queue, g->chain.head, bytes);
 		served++;
 	}
 	virtio_queue_end(d, &g->queue);
@@ -87,9 +115,21 @@ static bool rng_notify(struct virtio_device *d, unsigned queue)
 	return r > 0;
 }
 
+static void resumed(struct loop_timer *t)
+{
+	struct rng *g = t->arg;
+
+	metric_inc(&g->count.rate_limiter_event_count);
+	if (virtio_active(&g->dev) && rng_notify(&g->dev, 0))
+		loop_timer_set(g->dev.env.loop, t, 0);
+}
+
 static void rng_destroy(struct virtio_device *d)
 {
-	free(to_rng(d));
+	struct rng *g = to_rng(d);
+
+	loop_timer_clear(d->env.loop, &g->resume);
+	free(g);
 }
 
 static const struct virtio_ops rng_ops = {
@@ -106,6 +146,7 @@ struct virtio_device *rng_create(const struct virtio_env *env, struct err *e)
 		return NULL;
 	}
 	virtq_init(&g->queue, VIRTQ_SIZE_MAX);
+	g->resume = (struct loop_timer){.expired = resumed, .arg = g, .lock = env->lock};
 	g->dev = (struct virtio_device){
 		.ops = &rng_ops,
 		.type = VIRTIO_ID_ENTROPY,
@@ -116,6 +157,15 @@ struct virtio_device *rng_create(const struct virtio_env *env, struct err *e)
 		.env = *env,
 	};
 	return &g->dev;
+}
+
+void rng_set_limit(struct virtio_device *d, const struct limiter_config *limit)
+{
+	struct rng *g = to_rng(d);
+
+	limiter_set(&g->limit, limit, now_ns());
+	if (g->resume.armed) /* what waits may be allowed by now */
+		loop_timer_set(d->env.loop, &g->resume, 0);
 }
 
 struct rng_metrics *rng_metrics(struct virtio_device *d)

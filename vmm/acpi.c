@@ -257,6 +257,79 @@ static void dsdt_virtio(struct aml *a, unsigned index)
 	aml_end(a, dev);
 }
 
+/*
+ * VMGenID: ADDR gives the address of its bytes, in two halves. Guests look for one of the _CIDs; the
+ * _HID is ours, since neither of them has the form of one.
+ */
+static void dsdt_vmgenid(struct aml *a)
+{
+	size_t dev = aml_device(a, "VGEN"), package;
+
+	aml_name(a, "_HID");
+	aml_string(a, "SPOR0001");
+	aml_name(a, "_CID");
+	package = aml_package(a, 2);
+	aml_string(a, "VM_Gen_Counter");
+	aml_string(a, "VMGENCTR");
+	aml_end(a, package);
+	aml_name(a, "_DDN");
+	aml_string(a, "VM_Gen_Counter");
+	aml_name(a, "ADDR");
+	package = aml_package(a, 2);
+	aml_integer(a, LAYOUT_VMGENID);
+	aml_integer(a, 0);
+	aml_end(a, package);
+	aml_end(a, dev);
+}
+
+static void dsdt_vmclock(struct aml *a)
+{
+	size_t dev = aml_device(a, "VCLK"), crs;
+
+	aml_name(a, "_HID");
+	aml_string(a, "AMZNC10C");
+	aml_name(a, "_CID");
+	aml_string(a, "VMCLOCK");
+	aml_name(a, "_DDN");
+	aml_string(a, "VMCLOCK");
+	crs = aml_resources(a);
+	aml_memory(a, LAYOUT_VMCLOCK, LAYOUT_PAGE_SIZE);
+	aml_resources_end(a, crs);
+	aml_end(a, dev);
+}
+
+/* The generic event device: what takes the place of a reduced platform's missing GPEs. */
+static void dsdt_events(struct aml *a)
+{
+	size_t dev = aml_device(a, "GED_"), crs, method, condition;
+
+	aml_name(a, "_HID");
+	aml_string(a, "ACPI0013");
+	name_integer(a, "_UID", 0);
+	crs = aml_resources(a);
+	aml_interrupt(a, LAYOUT_GSI_IDENTITY);
+	aml_resources_end(a, crs);
+	method = aml_method(a, "_EVT", 1);
+	condition = aml_if_arg0_is(a, LAYOUT_GSI_IDENTITY);
+	aml_notify(a, "VGEN", 0x80);
+	aml_notify(a, "VCLK", 0x80);
+	aml_end(a, condition);
+	aml_end(a, method);
+	aml_end(a, dev);
+}
+
+static void dsdt_pvpanic(struct aml *a)
+{
+	size_t dev = aml_device(a, "PEVT"), crs;
+
+	aml_name(a, "_HID");
+	aml_string(a, "QEMU0001");
+	crs = aml_resources(a);
+	aml_io(a, LAYOUT_PVPANIC, 1);
+	aml_resources_end(a, crs);
+	aml_end(a, dev);
+}
+
 /* \_S5: the first element is SLP_TYP; a reduced platform uses no other. */
 static void dsdt_s5(struct aml *a)
 {
@@ -284,6 +357,13 @@ static size_t build_dsdt(const struct acpi_machine *m, struct sdt_header *h, siz
 		dsdt_keyboard(&a);
 	for (unsigned i = 0; i < m->virtio_count; i++)
 		dsdt_virtio(&a, i);
+	if (m->identity) {
+		dsdt_vmgenid(&a);
+		dsdt_vmclock(&a);
+		dsdt_events(&a);
+	}
+	if (m->pvpanic)
+		dsdt_pvpanic(&a);
 	aml_end(&a, sb);
 	if (a.full)
 		return 0;

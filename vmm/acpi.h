@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ACPI tables for a hardware-reduced platform (ACPI 6.5 section 4.1): RSDP, XSDT, FADT, MADT and
- * a DSDT that names COM1, the keyboard controller and every virtio-mmio window. Pure functions over
+ * a DSDT that names COM1, the keyboard controller, what is in acpi_machine and every virtio-mmio window. Pure functions over
  * bytes: the unit tests have `iasl` decompile what they produce. Main thread, before the guest
  * runs.
  *
@@ -16,6 +16,8 @@ struct acpi_machine {
 	unsigned vcpus;	       /* 1..LAYOUT_VCPU_MAX; APIC id = index (see x86.h) */
 	unsigned virtio_count; /* devices in slots 0..count-1 (layout_virtio_slot) */
 	bool i8042;	       /* a keyboard controller answers at 0x60 and 0x64 */
+	bool identity;	       /* VMGenID and VMClock (identity.h) */
+	bool pvpanic;	       /* at LAYOUT_PVPANIC */
 };
 
 /*

@@ -14,8 +14,13 @@ enum aml_op {
 	AML_SCOPE = 0x10,
 	AML_BUFFER = 0x11,
 	AML_PACKAGE = 0x12,
+	AML_METHOD = 0x14,
 	AML_EXT = 0x5b,
+	AML_ARG0 = 0x68,
 	AML_EXT_DEVICE = 0x82,
+	AML_NOTIFY = 0x86,
+	AML_EQUAL = 0x93,
+	AML_IF = 0xa0,
 	AML_ROOT = '\\',
 };
 
@@ -157,6 +162,37 @@ void aml_eisaid(struct aml *a, const char *id)
 	out[0] = AML_DWORD;
 	memcpy(out + 1, &v, 4);
 	append(a, out, sizeof(out));
+}
+
+size_t aml_method(struct aml *a, const char *name, uint8_t args)
+{
+	enum { SERIALIZED = 8 };
+	size_t mark;
+
+	op(a, AML_METHOD);
+	mark = a->len;
+	segment(a, name);
+	op(a, (uint8_t)(args | SERIALIZED));
+	return mark;
+}
+
+size_t aml_if_arg0_is(struct aml *a, uint64_t v)
+{
+	size_t mark;
+
+	op(a, AML_IF);
+	mark = a->len;
+	op(a, AML_EQUAL);
+	op(a, AML_ARG0);
+	aml_integer(a, v);
+	return mark;
+}
+
+void aml_notify(struct aml *a, const char *name, uint8_t v)
+{
+	op(a, AML_NOTIFY);
+	segment(a, name);
+	aml_integer(a, v);
 }
 
 size_t aml_resources(struct aml *a)

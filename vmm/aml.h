@@ -36,6 +36,13 @@ void aml_string(struct aml *a, const char *s);
 /* "PNP0501": three capital letters and four hexadecimal digits. */
 void aml_eisaid(struct aml *a, const char *id);
 
+/* Method (name, args, Serialized) in which statements follow. */
+size_t aml_method(struct aml *a, const char *name, uint8_t args);
+/* If (Arg0 == v) { statements that follow } */
+size_t aml_if_arg0_is(struct aml *a, uint64_t v);
+/* Notify (name, v): the object is in this scope or one around it. */
+void aml_notify(struct aml *a, const char *name, uint8_t v);
+
 /* Name (_CRS, ResourceTemplate () { ... }): descriptors follow. */
 size_t aml_resources(struct aml *a);
 void aml_resources_end(struct aml *a, size_t mark);

@@ -14,7 +14,7 @@
 #define MAP_RESERVED 2u
 #define MAP_ACPI     3u
 
-/* Five are possible with two regions. */
+/* Three below 1 MiB, and each region's RAM. */
 #define MAP_MAX (3 + GMEM_REGIONS_MAX)
 
 #define SEED_LEN 32u /* what Linux feeds its ChaCha20 generator with */
@@ -118,7 +118,9 @@ static int write_zero_page(uint8_t *low, const struct boot_plan *plan,
 	struct boot_params *zp = (struct boot_params *)(void *)(low + LAYOUT_ZERO_PAGE);
 	struct setup_header *h = &zp->hdr;
 
-	memcpy(h, plan->setup_header, plan->setup_header_len);
+	/* From the page, not from `h`: a newer kernel's header may be longer than our struct. */
+	memcpy((uint8_t *)zp + offsetof(struct boot_params, hdr), plan->setup_header,
+	       plan->setup_header_len);
 	if (!plan->setup_header_len) { /* an ELF file has none: what a kernel looks at */
 		h->boot_flag = 0xaa55;
 		memcpy(&h->header, "HdrS", 4);

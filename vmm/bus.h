@@ -16,7 +16,8 @@
 #include "vmm/base/err.h"
 
 /*
- * A guest's access of `len` bytes (1, 2, 4 or 8) at `off` from the slot's base, wholly inside it.
+ * A guest's access of `len` bytes at `off` from the slot's base, wholly inside it. 1 to 8 bytes: KVM
+ * cuts an access that crosses a page into two of any length.
  * vCPU thread, slot lock held.
  */
 struct bus_ops {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/cmdline.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -24,6 +25,24 @@ static void put(struct text *t, const char *fmt, ...)
 	t->len += n > 0 ? (size_t)n : 0;
 }
 
+/* The token "--", found as the kernel does: quotes may hide blanks. NULL: there is none. */
+static const char *find_init(const char *args)
+{
+	const char *token = args;
+	bool quoted = false;
+
+	for (const char *p = args;; p++) {
+		quoted ^= *p == '"';
+		if (*p && (quoted || !isspace((unsigned char)*p)))
+			continue;
+		if (p - token == 2 && strncmp(token, "--", 2) == 0)
+			return token;
+		if (!*p)
+			return NULL;
+		token = p + 1;
+	}
+}
+
 static void put_root(struct text *t, const struct config *c)
 {
 	const struct drive *d = &c->drive[0];
@@ -41,10 +60,12 @@ int cmdline_build(const struct config *c, unsigned virtio_count, char buf[LAYOUT
 		  struct err *e)
 {
 	const char *args = c->boot.boot_args ? c->boot.boot_args : BOOT_ARGS_DEFAULT;
-	const char *init = strstr(args, " -- ");
+	const char *init = find_init(args), *end = init ? init : args + strlen(args);
 	struct text t = {.buf = buf};
 
-	put(&t, "%.*s", init ? (int)(init - args) : (int)strlen(args), args);
+	while (init && end > args && isspace((unsigned char)end[-1]))
+		end--;
+	put(&t, "%.*s", (int)(end - args), args);
 	put_root(&t, c);
 	for (unsigned i = 0; i < virtio_count; i++) {
 		struct layout_virtio w = layout_virtio_slot(i);
@@ -52,7 +73,7 @@ int cmdline_build(const struct config *c, unsigned virtio_count, char buf[LAYOUT
 		put(&t, " virtio_mmio.device=4K@0x%llx:%u", (unsigned long long)w.base, w.gsi);
 	}
 	if (init)
-		put(&t, "%s", init);
+		put(&t, " %s", init);
 	if (t.len >= LAYOUT_CMDLINE_MAX)
 		return err_set(e, E2BIG,
 			       "kernel command line of %zu bytes (boot_args and what the devices "

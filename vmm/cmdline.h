@@ -8,7 +8,7 @@
 /*
  * The user's boot arguments (or BOOT_ARGS_DEFAULT), then the root device, then one
  * `virtio_mmio.device=` for each of the `virtio_count` windows, for kernels that do not read
- * ACPI. Words behind " -- " are init's: what spore adds goes before them. 0, or -E2BIG when
+ * ACPI. Words behind "--" are init's: what spore adds goes before them. 0, or -E2BIG when
  * LAYOUT_CMDLINE_MAX bytes do not hold it.
  */
 int cmdline_build(const struct config *c, unsigned virtio_count, char buf[LAYOUT_CMDLINE_MAX],

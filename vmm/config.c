@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "vmm/base/fd.h"
+#include "vmm/drive.h"
 
 void machine_config_init(struct machine_config *m)
 {
@@ -31,14 +32,16 @@ void boot_source_finish(struct boot_source *b)
 
 void drive_init(struct drive *d)
 {
-	*d = (struct drive){.fd = -1};
+	*d = (struct drive){.fd = -1, .overlay_fd = -1};
 }
 
 void drive_finish(struct drive *d)
 {
 	free(d->path_on_host);
 	free(d->partuuid);
+	free(d->overlay);
 	fd_close(&d->fd);
+	fd_close(&d->overlay_fd);
 	drive_init(d);
 }
 
@@ -52,6 +55,19 @@ void serial_config_finish(struct serial_config *s)
 	free(s->serial_out_path);
 	fd_close(&s->fd);
 	serial_config_init(s);
+}
+
+void vsock_config_init(struct vsock_config *v)
+{
+	*v = (struct vsock_config){.listener.fd = -1};
+}
+
+void vsock_config_finish(struct vsock_config *v)
+{
+	vsock_listener_close(&v->listener, v->uds_path);
+	free(v->uds_path);
+	free(v->vsock_id);
+	vsock_config_init(v);
 }
 
 void logger_config_init(struct logger_config *l)
@@ -74,6 +90,7 @@ void metrics_config_init(struct metrics_config *m)
 void metrics_config_finish(struct metrics_config *m)
 {
 	free(m->metrics_path);
+	free(m->properties);
 	fd_close(&m->fd);
 	metrics_config_init(m);
 }
@@ -84,6 +101,7 @@ void config_init(struct config *c)
 	machine_config_init(&c->machine);
 	boot_source_init(&c->boot);
 	serial_config_init(&c->serial);
+	vsock_config_init(&c->vsock);
 	logger_config_init(&c->logger);
 	metrics_config_init(&c->metrics);
 }
@@ -93,9 +111,13 @@ void config_finish(struct config *c)
 	boot_source_finish(&c->boot);
 	for (unsigned i = 0; i < c->drive_count; i++)
 		drive_finish(&c->drive[i]);
+	for (unsigned i = 0; i < c->net_count; i++)
+		net_interface_finish(&c->net[i]);
 	serial_config_finish(&c->serial);
+	vsock_config_finish(&c->vsock);
 	logger_config_finish(&c->logger);
 	metrics_config_finish(&c->metrics);
+	free(c->cpu);
 	config_init(c);
 }
 
@@ -235,32 +257,28 @@ int config_set_drive(struct config *c, struct drive *piece, struct err *e)
 		return r;
 	if (!piece->path_on_host)
 		return err_set(e, EINVAL, "path_on_host: missing");
-	r = fd_open_file(piece->path_on_host, piece->is_read_only ? O_RDONLY : O_RDWR, true, e);
+	r = drive_open(piece, c, e);
 	if (r < 0)
-		return err_wrap(e, "path_on_host");
-	fd_close(&piece->fd);
-	piece->fd = r;
+		return r;
 	if (old)
 		drive_finish(old);
 	else
 		c->drive_count++;
 	c->drive[at] = *piece;
 	drive_init(piece);
+	drive_lock_again(&c->drive[at]);
 	if (c->drive[at].is_root_device)
 		move_first(c, at);
 	return 0;
 }
 
-/*
- * A file or FIFO that lines are written to. O_RDWR so that a FIFO without a reader can be opened
- * and keeps what is written for it.
- */
+/* A file or FIFO that lines are written to. */
 static int open_sink(const char *field, const char *path, int *fd, struct err *e)
 {
-	int r = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
+	int r = fd_open_sink(path, e);
 
 	if (r < 0)
-		return err_sys(e, "%s: open '%s'", field, path);
+		return err_wrap(e, "%s", field);
 	fd_close(fd);
 	*fd = r;
 	return 0;
@@ -277,6 +295,38 @@ int config_set_serial(struct config *c, struct serial_config *piece, struct err 
 	serial_config_finish(&c->serial);
 	c->serial = *piece;
 	serial_config_init(piece);
+	return 0;
+}
+
+int config_set_balloon(struct config *c, const struct balloon_config *piece, struct err *e)
+{
+	if (piece->amount_mib > c->machine.mem_size_mib)
+		return err_set(e, EINVAL, "amount_mib: %u is more than mem_size_mib, %llu",
+			       piece->amount_mib, (unsigned long long)c->machine.mem_size_mib);
+	c->balloon = *piece;
+	c->balloon.configured = true;
+	return 0;
+}
+
+int config_set_vsock(struct config *c, struct vsock_config *piece, struct err *e)
+{
+	struct vsock_config *old = &c->vsock;
+	int r = 0;
+
+	if (piece->guest_cid < VSOCK_CID_MIN || piece->guest_cid > VSOCK_CID_MAX)
+		return err_set(e, EINVAL, "guest_cid: %u is not within %u..%u", piece->guest_cid,
+			       VSOCK_CID_MIN, VSOCK_CID_MAX);
+	if (!piece->uds_path)
+		return err_set(e, EINVAL, "uds_path: missing");
+	if (old->uds_path && strcmp(old->uds_path, piece->uds_path) == 0)
+		piece->listener = TAKE_AS(old->listener, (struct vsock_listener){.fd = -1});
+	else
+		r = vsock_listener_open(&piece->listener, piece->uds_path, e);
+	if (r < 0)
+		return err_wrap(e, "uds_path");
+	vsock_config_finish(old);
+	c->vsock = *piece;
+	vsock_config_init(piece);
 	return 0;
 }
 

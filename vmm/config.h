@@ -10,10 +10,14 @@
  */
 #pragma once
 
+#include "virtio/balloon.h"
+#include "virtio/limiter.h"
+#include "virtio/vsock.h"
 #include "vmm/base/gmem.h"
 #include "vmm/base/log.h"
 #include "vmm/boot.h"
 #include "vmm/layout.h"
+#include "vmm/netconfig.h"
 
 #define CONFIG_DRIVES_MAX   16
 #define CONFIG_ID_MAX	    64
@@ -45,6 +49,7 @@ struct boot_source {
 	"swiotlb=noforce pci=off"
 
 enum cache_type { CACHE_UNSAFE, CACHE_WRITEBACK };
+enum io_engine { IO_ENGINE_SYNC, IO_ENGINE_ASYNC };
 
 struct drive {
 	char id[CONFIG_ID_MAX + 1];
@@ -53,7 +58,11 @@ struct drive {
 	bool is_root_device;
 	bool is_read_only;
 	enum cache_type cache_type;
-	int fd; /* -1 until opened */
+	enum io_engine io_engine;
+	char *overlay; /* (+) or NULL: what is written goes there, path_on_host is only read */
+	struct limiter_config limiter;
+	bool may_share;	    /* path_on_host in use by another VM is only warned of: for snapshots */
+	int fd, overlay_fd; /* -1 until opened */
 };
 
 struct serial_config {
@@ -74,7 +83,24 @@ struct logger_config {
 struct metrics_config {
 	char *metrics_path; /* NULL: metrics are not written */
 	bool emit_id;	    /* the instance's id in every line */
+	char *properties;   /* a JSON object of texts that is in every line; NULL: none */
 	int fd;		    /* -1 until opened; O_APPEND, O_NONBLOCK */
+};
+
+struct vsock_config {
+	char *uds_path; /* NULL: no vsock device */
+	char *vsock_id; /* of Firecracker's past; means nothing */
+	unsigned guest_cid;
+	struct vsock_listener listener; /* at uds_path, which goes away with it */
+};
+
+struct balloon_config {
+	bool configured; /* there is one */
+	unsigned amount_mib;
+	bool deflate_on_oom;
+	unsigned stats_polling_interval_s; /* 0: no statistics */
+	bool free_page_hinting;
+	bool free_page_reporting;
 };
 
 struct config {
@@ -82,11 +108,17 @@ struct config {
 	struct boot_source boot;
 	struct drive drive[CONFIG_DRIVES_MAX]; /* the root device first */
 	unsigned drive_count;
+	struct net_interface net[NETCONFIG_MAX];
+	unsigned net_count;
 	bool entropy; /* a virtio-rng device */
+	struct limiter_config entropy_limit;
+	struct balloon_config balloon;
+	struct vsock_config vsock;
 	struct serial_config serial;
 	struct logger_config logger;
 	struct metrics_config metrics;
-	bool boot_timer; /* --boot-timer */
+	bool boot_timer;	  /* --boot-timer */
+	struct cpu_template *cpu; /* vmm/cpu_template.h; malloc'ed; NULL: none */
 };
 
 void config_init(struct config *c);
@@ -97,6 +129,9 @@ int config_set_boot_source(struct config *c, struct boot_source *piece, struct e
 /* Replaces the drive with the same id, else adds one. At most one root device. */
 int config_set_drive(struct config *c, struct drive *piece, struct err *e);
 int config_set_serial(struct config *c, struct serial_config *piece, struct err *e);
+int config_set_balloon(struct config *c, const struct balloon_config *piece, struct err *e);
+/* Binds uds_path at once; what was bound before is removed. */
+int config_set_vsock(struct config *c, struct vsock_config *piece, struct err *e);
 /* Also puts it in force (vmm/base/log.h), at any time. */
 int config_set_logger(struct config *c, struct logger_config *piece, struct err *e);
 /* Once: -EEXIST when metrics have a path already. */
@@ -112,6 +147,9 @@ void drive_init(struct drive *d);
 void drive_finish(struct drive *d);
 void serial_config_init(struct serial_config *s);
 void serial_config_finish(struct serial_config *s);
+void vsock_config_init(struct vsock_config *v);
+/* Also removes the socket's path. */
+void vsock_config_finish(struct vsock_config *v);
 /* With the defaults of a process that was told nothing. */
 void logger_config_init(struct logger_config *l);
 void logger_config_finish(struct logger_config *l);

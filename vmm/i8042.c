@@ -9,6 +9,9 @@
 
 enum { PORT_DATA = 0, PORT_B = 1, PORT_COMMAND = 4 };
 
+/* Timer 2 has expired: without an i8254 behind it a guest would wait for that without end. */
+#define PORT_B_TIMER2_OUT 0x20u
+
 #define STATUS_OUT_FULL 0x01u
 #define STATUS_SYSTEM	0x04u /* self-test passed */
 #define STATUS_UNLOCKED 0x10u
@@ -240,6 +243,8 @@ static void bus_read_i8042(void *dev, uint64_t off, void *data, unsigned len)
 	}
 	if (off == PORT_DATA)
 		*p = pop(d);
+	else if (off == PORT_B)
+		*p = PORT_B_TIMER2_OUT;
 	else if (off == PORT_COMMAND)
 		*p = STATUS_UNLOCKED | (d->state.control & CONTROL_SYSTEM ? STATUS_SYSTEM : 0) |
 		     (d->state.out_len ? STATUS_OUT_FULL : 0);
@@ -262,6 +267,33 @@ static void bus_write_i8042(void *dev, uint64_t off, const void *data, unsigned 
 }
 
 const struct bus_ops i8042_bus_ops = {.read = bus_read_i8042, .write = bus_write_i8042};
+
+/* --- saved state --- */
+
+void i8042_state_wire(struct i8042_state *s, struct wire *w)
+{
+	wire_u8(w, &s->control);
+	wire_u8(w, &s->output_port);
+	wire_u8(w, &s->command);
+	wire_u8(w, &s->kbd_command);
+	wire_bytes(w, s->out, sizeof(s->out));
+	wire_u32(w, &s->out_head);
+	wire_u32(w, &s->out_len);
+}
+
+int i8042_state_check(const struct i8042_state *s, struct err *e)
+{
+	if (s->out_head >= I8042_OUT_MAX || s->out_len > I8042_OUT_MAX)
+		return err_set(e, EINVAL, "its output buffer has %u bytes from %u on", s->out_len,
+			       s->out_head);
+	return 0;
+}
+
+void i8042_restore(struct i8042 *d, const struct i8042_state *state)
+{
+	d->state = *state;
+	raise_irq(d);
+}
 
 /* --- the outside --- */
 

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "vmm/base/metric.h"
+#include "vmm/base/wire.h"
 #include "vmm/bus.h"
 
 #define I8042_OUT_MAX 16u
@@ -23,6 +24,11 @@ struct i8042_state {
 	uint8_t out[I8042_OUT_MAX]; /* bytes for the guest, a ring */
 	uint32_t out_head, out_len;
 };
+
+#define I8042_STATE_VERSION 1u
+void i8042_state_wire(struct i8042_state *s, struct wire *w);
+/* Vets what was read from a file. */
+int i8042_state_check(const struct i8042_state *s, struct err *e);
 
 /* Firecracker's names, group "i8042". */
 struct i8042_metrics {
@@ -48,3 +54,5 @@ int i8042_init(struct i8042 *d, void (*reset)(void *arg), void *arg, struct err 
 void i8042_finish(struct i8042 *d);
 /* Presses and releases Ctrl, Alt and Del. Slot lock held. -EBUSY when keys wait to be read. */
 int i8042_ctrl_alt_del(struct i8042 *d);
+/* Puts a vetted state into a new one, and raises the interrupt if it is due. vCPUs not started. */
+void i8042_restore(struct i8042 *d, const struct i8042_state *state);

@@ -36,6 +36,8 @@
 #define LAYOUT_MPTABLE	   LAYOUT_EBDA /* 1 KiB; also where a kernel without ACPI looks for it */
 #define LAYOUT_EBDA_END	   0xa0000u
 #define LAYOUT_ACPI	   0xe0000u /* RSDP first, the other tables behind it */
+#define LAYOUT_VMGENID	   0xfe000u /* 16 bytes, behind the tables */
+#define LAYOUT_VMCLOCK	   0xff000u /* one page */
 #define LAYOUT_ACPI_END	   0x100000u
 #define LAYOUT_HIGH_RAM	   0x100000u
 
@@ -53,6 +55,7 @@
 #define LAYOUT_RTC	     0x70u
 #define LAYOUT_I8042_DATA    0x60u
 #define LAYOUT_I8042_COMMAND 0x64u
+#define LAYOUT_PVPANIC	     0x505u
 #define LAYOUT_ACPI_SLEEP    0x600u /* sleep control; sleep status is the next byte */
 
 /* Global system interrupts: pins of the one IOAPIC. */
@@ -60,7 +63,8 @@
 #define LAYOUT_GSI_COM1	    4u
 #define LAYOUT_GSI_VIRTIO   5u
 #define LAYOUT_GSI_MAX	    23u
-#define LAYOUT_GSI_RESERVED 2u /* the last two lines are kept for VMGenID and VMClock */
+#define LAYOUT_GSI_RESERVED 2u			 /* the last two lines are for what is not virtio */
+#define LAYOUT_GSI_IDENTITY (LAYOUT_GSI_MAX - 1) /* VMGenID and VMClock */
 #define LAYOUT_VIRTIO_MAX   (LAYOUT_GSI_MAX - LAYOUT_GSI_VIRTIO + 1 - LAYOUT_GSI_RESERVED)
 #define LAYOUT_VCPU_MAX	    32u
 #define LAYOUT_IOAPIC_ID    LAYOUT_VCPU_MAX /* no local APIC has it: theirs are the vCPU indexes */

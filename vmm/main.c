@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -17,6 +18,8 @@
 #include "api-sock/configfile.h"
 #include "api-sock/route.h"
 #include "api-sock/server.h"
+#include "jailer/seccomp.h"
+#include "snapshot/describe.h"
 #include "vmm/base/fd.h"
 #include "vmm/metrics.h"
 #include "vmm/options.h"
@@ -31,19 +34,23 @@ struct app {
 	struct metrics metrics;
 	struct api api;
 	struct server *server; /* or NULL */
+	struct event_log events;
+	struct seccomp seccomp;
 	struct loop_source signals;
 	int end_signal; /* that asked us to end; 0: none */
 	int exit_code;
 };
 
 /* One line on standard error; returns the exit code. */
-static int complain(const struct err *e, enum vm_exit code)
+static int complain(const struct err *e, int code)
 {
-	char line[sizeof(e->msg)];
+	char line[sizeof(e->msg) + 16];
+	int n = snprintf(line, sizeof(line) - 1, "spore: %s", e->msg);
 
-	memcpy(line, e->msg, sizeof(line));
 	body_clean_text(line);
-	dprintf(STDERR_FILENO, "spore: %s\n", line);
+	line[n] = '\n';
+	/* Not dprintf(): it seeks first, which the system call filter forbids. */
+	fd_write_full(STDERR_FILENO, line, (size_t)n + 1);
 	return code;
 }
 
@@ -51,10 +58,9 @@ static int complain(const struct err *e, enum vm_exit code)
 
 static const struct {
 	int signal;
-	enum vm_exit code;
+	int code;
 	const char *text;
 } fatal_signals[] = {
-	{SIGSYS, VM_EXIT_BAD_SYSCALL, "spore: forbidden system call\n"},
 	{SIGBUS, VM_EXIT_SIGBUS, "spore: SIGBUS: memory could not be provided\n"},
 	{SIGSEGV, VM_EXIT_SIGSEGV, "spore: SIGSEGV\n"},
 	{SIGXFSZ, VM_EXIT_SIGXFSZ, "spore: SIGXFSZ: file size limit\n"},
@@ -65,18 +71,41 @@ static const struct {
 /* Async-signal-safe calls only; any thread. */
 static void on_fatal_signal(int sig)
 {
+	int code = VM_EXIT_ERROR;
+
 	serial_terminal_restore();
 	for (size_t i = 0; i < ARRAY_SIZE(fatal_signals); i++) {
 		if (fatal_signals[i].signal != sig)
 			continue;
+		code = fatal_signals[i].code;
+		/* When this fails there is nobody left to tell. */
 		if (write(STDERR_FILENO, fatal_signals[i].text, strlen(fatal_signals[i].text)) < 0)
-			_exit(fatal_signals[i].code);
-		_exit(fatal_signals[i].code);
+			break;
 	}
-	_exit(VM_EXIT_ERROR);
+	_exit(code);
 }
 
-static void on_end_signal(struct loop_source *s, uint32_t events)
+/* The default action follows: by a second signal, or the faulting instruction is executed again. */
+static void on_crash_signal(int sig)
+{
+	serial_terminal_restore();
+	if (sig == SIGABRT)
+		raise(sig);
+}
+
+/* SIGUSR2: somebody has moved the files away, to rotate them. What does not open stays as it was. */
+static void reopen_files(struct app *app)
+{
+	const char *log = app->vm.config.logger.log_path;
+	struct err e;
+
+	if (log && log_open(log, &e) < 0)
+		log_error("reopen: %s", e.msg);
+	if (metrics_reopen(&app->metrics, &e) < 0)
+		log_error("reopen: %s", e.msg);
+}
+
+static void on_signal(struct loop_source *s, uint32_t events)
 {
 	struct app *app = s->arg;
 	struct signalfd_siginfo info;
@@ -84,32 +113,43 @@ static void on_end_signal(struct loop_source *s, uint32_t events)
 	(void)events;
 	if (read(s->fd, &info, sizeof(info)) != sizeof(info))
 		return;
+	if (info.ssi_signo == SIGUSR2) {
+		reopen_files(app);
+		return;
+	}
 	app->end_signal = (int)info.ssi_signo;
 	app->exit_code = VM_EXIT_SIGHUP;
 	loop_stop(&app->loop);
 }
 
 /*
- * SIGINT, SIGTERM and SIGHUP end the process through the loop; they are blocked before any thread
+ * SIGINT, SIGQUIT, SIGTERM and SIGHUP end the process through the loop; they are blocked before any thread
  * exists, so that every thread inherits that. A write to a closed pipe is an error of that write
  * (a lost log line), never the end of the guest.
  */
 static int setup_signals(struct app *app, struct err *e)
 {
 	struct sigaction sa = {.sa_handler = on_fatal_signal};
+	struct sigaction crash = {.sa_handler = on_crash_signal, .sa_flags = (int)SA_RESETHAND};
 	sigset_t set;
 
 	for (size_t i = 0; i < ARRAY_SIZE(fatal_signals); i++)
 		sigaction(fatal_signals[i].signal, &sa, NULL);
+	sigaction(SIGABRT, &crash, NULL);
+	sigaction(SIGFPE, &crash, NULL);
+	if (seccomp_handle(serial_terminal_restore, e) < 0)
+		return -e->code;
 	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&set);
 	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGQUIT);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGUSR2);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	app->signals = (struct loop_source){
 		.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK),
-		.ready = on_end_signal,
+		.ready = on_signal,
 		.arg = app,
 	};
 	if (app->signals.fd < 0)
@@ -118,6 +158,8 @@ static int setup_signals(struct app *app, struct err *e)
 }
 
 /* --- start --- */
+
+_Static_assert(OPTIONS_ALLOW_MAX == SERVER_ALLOW_MAX, "one is copied into the other");
 
 /*
  * Standard descriptors that the parent has closed must not become a drive that the log writes to.
@@ -194,15 +236,61 @@ static void on_vm_ended(struct vm *vm, enum vm_exit code)
 {
 	struct app *app = vm->ended_arg;
 
-	app->exit_code = code;
+	app->exit_code = (int)code;
 	loop_stop(&app->loop);
+}
+
+static size_t read_events(void *arg, uint64_t *at, char *buf, size_t size)
+{
+	return event_read(arg, at, buf, size);
+}
+
+static void on_event(void *arg)
+{
+	struct app *app = arg;
+
+	if (app->server)
+		server_wake(app->server);
+}
+
+/* The API's socket if the parent has one for us: --api-fd, or systemd's sd_listen_fds(3). */
+static int inherited_api(struct options *o, struct err *e)
+{
+	const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
+
+	if (o->api_fd >= 0 || o->no_api || !pid || !count ||
+	    strtoull(pid, NULL, 10) != (uint64_t)getpid())
+		return 0;
+	if (strcmp(count, "1") != 0)
+		return err_set(e, EINVAL, "LISTEN_FDS is '%.16s', one socket is needed", count);
+	o->api_fd = 3;
+	return 0;
+}
+
+/* Before another file can take the number of a descriptor that is not open. */
+static int check_inherited(const struct options *o, struct err *e)
+{
+	if (o->api_fd >= 0 && fcntl(o->api_fd, F_GETFD) < 0)
+		return err_sys(e, "API descriptor %d", o->api_fd);
+	if (o->ready_fd >= 0 && fcntl(o->ready_fd, F_SETFD, FD_CLOEXEC) < 0)
+		return err_sys(e, "--ready-fd: descriptor %d", o->ready_fd);
+	return 0;
 }
 
 static int setup(struct app *app, struct err *e)
 {
 	unsigned seed = 0;
-	int r = setup_fds(e);
+	int r = inherited_api(&app->options, e);
 
+	if (r == 0)
+		r = check_inherited(&app->options, e);
+	if (r == 0)
+		r = setup_fds(e);
+	if (app->options.jailed) {
+		fd_confine();
+		prctl(PR_SET_NAME,
+		      "spore"); /* else the number of the descriptor it was executed by */
+	}
 	if (r == 0)
 		r = loop_init(&app->loop, e);
 	if (r < 0)
@@ -212,7 +300,18 @@ static int setup(struct app *app, struct err *e)
 	app->vm.ended = on_vm_ended;
 	app->vm.ended_arg = app;
 	metrics_init(&app->metrics, &app->vm);
-	app->api = (struct api){.vm = &app->vm, .metrics = &app->metrics};
+	app->api = (struct api){
+		.vm = &app->vm,
+		.metrics = &app->metrics,
+		.events = {.read = read_events, .arg = &app->events},
+	};
+	snapshot_history_init(&app->api.snapshots);
+	r = event_init(&app->events, &app->loop, e);
+	if (r < 0)
+		return r;
+	app->events.added = on_event;
+	app->events.arg = app;
+	app->vm.events = &app->events;
 	/* Else jansson opens /dev/urandom for it, which a jail may not have. */
 	if (getrandom(&seed, sizeof(seed), GRND_NONBLOCK) == sizeof(seed) && seed)
 		json_object_seed(seed);
@@ -222,23 +321,68 @@ static int setup(struct app *app, struct err *e)
 	return r == 0 ? setup_metrics(app, e) : r;
 }
 
+/* A parent that is gone has nobody to tell. */
+static void tell_ready(struct options *o)
+{
+	if (o->ready_fd < 0)
+		return;
+	if (fd_write_full(o->ready_fd, "\n", 1) < 0)
+		log_warn("--ready-fd: %s", strerror(errno));
+	fd_close(&o->ready_fd);
+}
+
 static int open_api(struct app *app, struct err *e)
 {
-	const struct server_config config = {
-		.path = app->options.api_sock,
-		.max_body = app->options.max_payload,
+	struct options *o = &app->options;
+	struct server_config config = {
+		.path = o->api_sock,
+		.mode = o->api_sock_mode,
+		.chown = o->has_owner,
+		.uid = o->owner_uid,
+		.gid = o->owner_gid,
+		.allow_count = o->allow_count,
+		.inherited = o->api_fd >= 0,
+		.fd = o->api_fd,
+		.max_body = o->max_payload,
 		.timeout_ns = SERVER_TIMEOUT_NS,
 		.handle = route_handle,
 		.arg = &app->api,
 	};
 
-	if (app->options.no_api)
+	for (unsigned i = 0; i < o->allow_count; i++)
+		config.allow[i] = (struct server_peer){o->allow[i].is_group, o->allow[i].id};
+	if (o->no_api)
 		return 0;
 	app->server = server_create(&app->loop, &config, e);
 	if (!app->server)
 		return -e->code;
 	measure_startup(app);
+	metrics_watch_process(&app->metrics);
 	return 0;
+}
+
+/*
+ * From here on, and in all threads to come, only what configuring and starting needs. Nobody has
+ * been listened to yet: the API's socket is there, but nothing has been read from it.
+ */
+static int confine(struct app *app, struct err *e)
+{
+	const struct options *o = &app->options;
+	int r = 0;
+
+	if (o->no_seccomp || !seccomp_built_in()) {
+		log_warn("WARNING: NO SECCOMP FILTERS%s: whoever takes over this process may make "
+			 "every system call",
+			 o->no_seccomp ? "" : " IN THIS BUILD");
+		return 0;
+	}
+	if (o->seccomp_filter)
+		r = seccomp_load(&app->seccomp, o->seccomp_filter, e);
+	else
+		seccomp_init(&app->seccomp);
+	app->vm.seccomp = &app->seccomp;
+	return r == 0 ? seccomp_install(&app->seccomp, SECCOMP_BOOT, e)
+		      : err_wrap(e, "--seccomp-filter");
 }
 
 static int start_from_file(struct app *app, struct err *e)
@@ -261,11 +405,17 @@ static void leave(struct app *app)
 {
 	struct err e;
 
+	if (app->end_signal)
+		event_emit(&app->events, "exit", EVENT_TEXT("reason", "signal"),
+			   EVENT_NUMBER("signal", app->end_signal),
+			   EVENT_NUMBER("code", app->exit_code));
 	server_destroy(app->server);
+	vsock_config_finish(&app->vm.config.vsock);
 	serial_terminal_restore();
+	vm_sync(&app->vm);
 	if (app->vm.phase != VM_NOT_STARTED && metrics_flush(&app->metrics, &e) < 0)
 		complain(&e, VM_EXIT_ERROR);
-	if (app->end_signal == SIGINT || app->end_signal == SIGTERM) {
+	if (app->end_signal && app->end_signal != SIGHUP) {
 		sigset_t set;
 
 		sigemptyset(&set);
@@ -281,16 +431,36 @@ static int serve(struct app *app)
 	struct err e = {0};
 	int r;
 
-	if (setup(app, &e) < 0 || open_api(app, &e) < 0)
+	if (setup(app, &e) < 0 || open_api(app, &e) < 0 || confine(app, &e) < 0)
 		return complain(&e, VM_EXIT_ERROR);
+	seccomp_attack(SECCOMP_BOOT);
+	if (!app->options.no_api)
+		tell_ready(&app->options);
 	if (start_from_file(app, &e) < 0)
 		return complain(&e, VM_EXIT_BAD_CONFIG);
+	tell_ready(&app->options);
+	if (app->vm.phase != VM_NOT_STARTED)
+		seccomp_attack(SECCOMP_MAIN);
 	r = loop_run(&app->loop);
 	if (r < 0) {
 		err_set(&e, -r, "event loop: %s", strerror(-r));
 		return complain(&e, VM_EXIT_ERROR);
 	}
 	return app->exit_code;
+}
+
+static int describe_snapshot(const char *path, bool json)
+{
+	struct err e;
+	cleanup_fd int fd = fd_open_file(path, O_RDONLY, false, &e);
+
+	if (fd < 0)
+		return complain(&e, VM_EXIT_ERROR);
+	if ((json ? describe_json : state_describe)(fd, STDOUT_FILENO, &e) < 0) {
+		err_wrap(&e, "'%s'", path);
+		return complain(&e, VM_EXIT_ERROR);
+	}
+	return VM_EXIT_OK;
 }
 
 int main(int argc, char *argv[])
@@ -308,6 +478,12 @@ int main(int argc, char *argv[])
 		dprintf(STDOUT_FILENO, "spore v%s\n", SPORE_VERSION);
 		return VM_EXIT_OK;
 	}
+	if (app.options.snapshot_version) {
+		dprintf(STDOUT_FILENO, "v%s\n", SNAPSHOT_VERSION);
+		return VM_EXIT_OK;
+	}
+	if (app.options.describe_snapshot)
+		return describe_snapshot(app.options.describe_snapshot, app.options.json);
 	app.exit_code = serve(&app);
 	leave(&app);
 }

@@ -7,6 +7,8 @@
  */
 #pragma once
 
+#include <jansson.h>
+
 #include "vmm/vm.h"
 
 /* Counted kinds of API request; METRICS_NONE is not written. */
@@ -17,14 +19,21 @@ enum metrics_request {
 	METRICS_GET_VMM_VERSION,
 	METRICS_PUT_ACTIONS,
 	METRICS_PUT_BOOT_SOURCE,
+	METRICS_PUT_CPU_CFG,
 	METRICS_PUT_DRIVE,
 	METRICS_PUT_LOGGER,
 	METRICS_PUT_MACHINE_CFG,
 	METRICS_PUT_METRICS,
+	METRICS_PUT_NETWORK,
 	METRICS_PUT_SERIAL,
+	METRICS_PUT_VSOCK,
+	METRICS_PATCH_DRIVE,
 	METRICS_PATCH_MACHINE_CFG,
+	METRICS_PATCH_NETWORK,
 	METRICS_REQUESTS,
 };
+
+#define METRICS_API_BUCKETS 9
 
 struct metrics {
 	struct vm *vm; /* [I] borrowed; its config says where to write */
@@ -33,15 +42,36 @@ struct metrics {
 	uint64_t startup_us,
 		startup_cpu_us;	      /* from exec to the API, when the parent told its part */
 	uint64_t pause_us, resume_us; /* what the last ones took */
-	struct metric missed;	      /* lines that could not be written */
+	uint64_t full_create_us, diff_create_us, load_us;
+	struct metric missed; /* lines that could not be written */
 	struct metric missed_log, rate_limited_log;
-	bool torn; /* the last line was written in part: the next starts on a new line */
+	struct metric deprecated; /* requests with a deprecated field */
+	uint64_t api_bucket[METRICS_API_BUCKETS], api_requests, api_ns;
+	json_t *total;	 /* sums of everything that was ever collected; NULL: nothing was */
+	json_t *pending; /* collected for metrics_totals(), not in a line yet; or NULL */
+	int rollup_fd;	 /* /proc/self/smaps_rollup; -1: none */
+	bool torn;	 /* the last line was written in part: the next starts on a new line */
 };
+
+/* Upper limits of the classes that the durations of requests are counted in. */
+extern const unsigned metrics_api_limit_us[METRICS_API_BUCKETS];
+/* Groups with their fields (vmm/metrics_shape.c), up to a NULL. */
+extern const char *const metrics_shape[];
 
 void metrics_init(struct metrics *m, struct vm *vm);
 void metrics_finish(struct metrics *m);
 
 /* Writes a line. 0 also when there is no metrics file. */
 int metrics_flush(struct metrics *m, struct err *e);
+/* Makes the process's memory known to metrics_prometheus(); while files can be opened. */
+void metrics_watch_process(struct metrics *m);
+/* A request took so long. */
+void metrics_api_took(struct metrics *m, uint64_t ns);
+/* Everything since the start of the process, in the form of a line. The caller owns a reference. */
+json_t *metrics_totals(struct metrics *m);
+/* The same and more in Prometheus' text format; malloc'ed, NULL when out of memory. */
+char *metrics_prometheus(struct metrics *m);
+/* Opens the metrics file again by its path: it has been moved away. 0 also without one. */
+int metrics_reopen(struct metrics *m, struct err *e);
 /* The microVM has started: writes the first line and begins the 60 s rhythm. */
 void metrics_start(struct metrics *m);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "vmm/bus.h"
+#include "vmm/event.h"
 
 /*
  * Ports 0x70 and 0x71. There is no RTC (the FADT says so, the guest has kvm-clock), but a kernel
@@ -31,8 +32,10 @@ extern const struct bus_ops power_bus_ops; /* `dev` is a struct power */
  */
 #define BOOT_TIMER_SIZE 0x1000u
 struct boot_timer {
-	uint64_t start_ns;     /* [I] CLOCK_MONOTONIC */
-	uint64_t start_cpu_ns; /* [I] CLOCK_PROCESS_CPUTIME_ID */
+	uint64_t start_ns;	  /* [I] CLOCK_MONOTONIC */
+	uint64_t start_cpu_ns;	  /* [I] CLOCK_PROCESS_CPUTIME_ID */
+	struct event_log *events; /* [I] told "guest_booted" once; or NULL */
+	bool told;		  /* [s] */
 };
-void boot_timer_init(struct boot_timer *t);
+void boot_timer_init(struct boot_timer *t, struct event_log *events);
 extern const struct bus_ops boot_timer_bus_ops; /* `dev` is a struct boot_timer */

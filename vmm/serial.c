@@ -41,10 +41,16 @@ static void raise_irq(struct serial *s, uint8_t cause)
 		fd_event_signal(s->irq_fd);
 }
 
+/* Bytes of input that may be read. In loopback the line from outside is cut. */
+static uint32_t rx_room(const struct serial_state *st)
+{
+	return st->mcr & MCR_LOOP ? 0 : SERIAL_RX_MAX - st->rx_len;
+}
+
 /* Input is read again once there is room; a vCPU thread may get here, with the slot lock. */
 static void want_input(struct serial *s)
 {
-	if (s->in_fd >= 0 && !s->in.added)
+	if (s->in_fd >= 0 && !s->in.added && rx_room(&s->state))
 		loop_add(s->loop, &s->in, EPOLLIN, NULL);
 }
 
@@ -145,6 +151,19 @@ static void write_fcr(struct serial *s, uint8_t value)
 	}
 }
 
+static void write_mcr(struct serial *s, uint8_t value)
+{
+	struct serial_state *st = &s->state;
+	uint8_t added = value & (uint8_t)~st->mcr;
+
+	st->mcr = value & 0x1f;
+	want_input(s); /* loopback may have ended */
+	/* What came while the interrupt line was cut off: the gate passes a level. */
+	if (added & MCR_OUT2)
+		raise_irq(s,
+			  (uint8_t)((st->rx_len ? IER_RX : 0) | (st->thr_pending ? IER_THR : 0)));
+}
+
 /* --- bus --- */
 
 static uint8_t read_register(struct serial *s, uint64_t off)
@@ -197,7 +216,7 @@ static void write_register(struct serial *s, uint64_t off, uint8_t value)
 		st->lcr = value;
 		break;
 	case REG_MCR:
-		st->mcr = value & 0x1f;
+		write_mcr(s, value);
 		break;
 	case REG_SCR:
 		st->scr = value;
@@ -236,11 +255,17 @@ const struct bus_ops serial_bus_ops = {.read = bus_read_serial, .write = bus_wri
 static void on_input(struct loop_source *src, uint32_t events)
 {
 	struct serial *s = src->arg;
+	uint32_t room = rx_room(&s->state);
 	uint8_t buf[SERIAL_RX_MAX];
 	ssize_t n;
 
 	(void)events;
-	n = read(src->fd, buf, SERIAL_RX_MAX - s->state.rx_len);
+	/* Not just masked: EPOLLHUP would come all the time while the guest makes room. */
+	if (room == 0) {
+		loop_del(s->loop, src);
+		return;
+	}
+	n = read(src->fd, buf, room);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
@@ -249,9 +274,6 @@ static void on_input(struct loop_source *src, uint32_t events)
 		return;
 	}
 	receive(s, buf, (size_t)n);
-	/* Not just masked: EPOLLHUP would come all the time while the guest makes room. */
-	if (s->state.rx_len == SERIAL_RX_MAX)
-		loop_del(s->loop, src);
 }
 
 /* Writes one contiguous piece. False when nothing is left or the sink takes no more for now. */
@@ -264,7 +286,9 @@ static bool drain_piece(struct serial *s)
 		return false;
 	/* A pipe that polls writable takes PIPE_BUF bytes without blocking, so no more than that. */
 	n = write(s->out_fd, s->tx + s->tx_head, MIN(len, 4096u));
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+	if (n < 0 && errno == EINTR)
+		return true;
+	if (n < 0 && errno == EAGAIN && s->out_pollable)
 		return false;
 	if (n < 0) { /* the reader is gone or the disk is full: what is in the buffer is lost */
 		metric_add(&s->metrics.missed_write_count, s->tx_len);
@@ -308,6 +332,44 @@ void serial_flush(struct serial *s)
 		if (!drain_piece(s))
 			break;
 	}
+}
+
+/* --- saved state --- */
+
+void serial_state_wire(struct serial_state *s, struct wire *w)
+{
+	wire_u8(w, &s->ier);
+	wire_u8(w, &s->lcr);
+	wire_u8(w, &s->mcr);
+	wire_u8(w, &s->scr);
+	wire_u8(w, &s->dll);
+	wire_u8(w, &s->dlm);
+	wire_u8(w, &s->fifo_enabled);
+	wire_u8(w, &s->thr_pending);
+	wire_bytes(w, s->rx, sizeof(s->rx));
+	wire_u32(w, &s->rx_head);
+	wire_u32(w, &s->rx_len);
+}
+
+int serial_state_check(const struct serial_state *s, struct err *e)
+{
+	if (s->rx_head >= SERIAL_RX_MAX || s->rx_len > SERIAL_RX_MAX)
+		return err_set(e, EINVAL, "its receive FIFO has %u bytes from %u on", s->rx_len,
+			       s->rx_head);
+	if (s->ier > 0x0f || s->mcr > 0x1f || s->fifo_enabled > 1 || s->thr_pending > 1)
+		return err_set(e, EINVAL, "a register has bits that do not exist");
+	return 0;
+}
+
+void serial_restore(struct serial *s, const struct serial_state *state)
+{
+	pthread_mutex_t *lock = s->in.lock;
+
+	pthread_mutex_lock(lock);
+	s->state = *state;
+	want_input(s);
+	raise_irq(s, (uint8_t)((state->rx_len ? IER_RX : 0) | (state->thr_pending ? IER_THR : 0)));
+	pthread_mutex_unlock(lock);
 }
 
 /* --- terminal --- */

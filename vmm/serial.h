@@ -13,6 +13,7 @@
 
 #include "vmm/base/loop.h"
 #include "vmm/base/metric.h"
+#include "vmm/base/wire.h"
 #include "vmm/bus.h"
 
 #define SERIAL_SIZE   8u  /* I/O ports */
@@ -28,6 +29,11 @@ struct serial_state {
 	uint32_t rx_head, rx_len;
 };
 
+#define SERIAL_STATE_VERSION 1u
+void serial_state_wire(struct serial_state *s, struct wire *w);
+/* Vets what was read from a file. */
+int serial_state_check(const struct serial_state *s, struct err *e);
+
 /* Firecracker's names, group "uart". */
 struct serial_metrics {
 	struct metric error_count, missed_read_count, missed_write_count, read_count, write_count;
@@ -37,7 +43,8 @@ struct serial {
 	struct serial_state state; /* [s] */
 	struct loop *loop;	   /* [I] */
 	int irq_fd;		   /* [I] eventfd of GSI 4, owned */
-	int in_fd, out_fd;	   /* [I] -1: none; borrowed */
+	int in_fd;		   /* [s] -1: none, or its end was reached; borrowed */
+	int out_fd;		   /* [I] -1: none; borrowed */
 	int tx_event;		   /* [I] eventfd: the buffer has something; owned */
 	struct loop_source in, out, tx_ready;
 	bool out_pollable;	  /* [m] false for regular files */
@@ -58,6 +65,9 @@ int serial_init(struct serial *s, struct loop *loop, pthread_mutex_t *lock, int 
 void serial_finish(struct serial *s);
 /* Writes what is buffered without waiting for a slow reader. vCPUs parked. */
 void serial_flush(struct serial *s);
+
+/* Puts a vetted state into a new one, and raises the interrupts that are due. Main thread. */
+void serial_restore(struct serial *s, const struct serial_state *state);
 
 /*
  * Puts the terminal on `fd` (if it is one, and we are in its foreground) into raw mode so that

@@ -18,7 +18,12 @@
 /* Enough for serving an exit; RSS counts only the pages that are touched. */
 #define STACK_SIZE KIB(128)
 
-/* SIGRTMIN itself is what glibc leaves to applications; its handler only interrupts KVM_RUN. */
+/*
+ * Its handler only interrupts KVM_RUN. Not a real-time signal: those are refused when the user's
+ * limit of queued signals is reached, which another process of the same user can bring about.
+ */
+#define KICK_SIGNAL SIGUSR1
+
 static void on_kick(int sig)
 {
 	(void)sig;
@@ -182,7 +187,11 @@ static void serve_exit(struct vcpu *v)
 static void run_guest(struct vcpu *v)
 {
 	while (v->set->end == VCPU_END_NONE) {
-		if (ioctl(v->fd, KVM_RUN, 0) == 0)
+		int r = ioctl(v->fd, KVM_RUN, 0);
+
+		if (r == 0 && !v->set->first_exit_ns && v->index == 0)
+			v->set->first_exit_ns = now_ns();
+		if (r == 0)
 			serve_exit(v);
 		else if (errno == EINTR)
 			return;
@@ -194,8 +203,15 @@ static void run_guest(struct vcpu *v)
 static void *vcpu_main(void *arg)
 {
 	struct vcpu *v = arg;
+	struct err e;
 
 	log_name_thread(v->name);
+	pthread_setname_np(pthread_self(), v->name); /* for ps and top */
+	if (seccomp_install(v->set->seccomp, SECCOMP_VCPU, &e) < 0) {
+		log_error("%s", e.msg);
+		vcpu_set_end(v->set, VCPU_END_ERROR);
+	}
+	seccomp_attack(SECCOMP_VCPU);
 	while (park(v))
 		run_guest(v);
 	return NULL;
@@ -205,14 +221,15 @@ static void install_kick_handler(void)
 {
 	struct sigaction sa = {.sa_handler = on_kick};
 
-	sigaction(SIGRTMIN, &sa, NULL);
+	sigaction(KICK_SIGNAL, &sa, NULL);
 }
 
-int vcpu_set_start(struct vcpu_set *s, struct err *e)
+int vcpu_set_start(struct vcpu_set *s, const struct seccomp *seccomp, struct err *e)
 {
 	pthread_attr_t attr;
 	int r = 0;
 
+	s->seccomp = seccomp;
 	install_kick_handler();
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_SIZE);
@@ -234,7 +251,7 @@ static void request(struct vcpu_set *s, enum vcpu_wanted wanted)
 	s->wanted = wanted;
 	for (unsigned i = 0; i < s->started; i++) {
 		s->vcpu[i].run->immediate_exit = 1;
-		pthread_kill(s->vcpu[i].thread, SIGRTMIN);
+		pthread_kill(s->vcpu[i].thread, KICK_SIGNAL);
 	}
 	pthread_cond_broadcast(&s->changed);
 }
@@ -270,6 +287,7 @@ void vcpu_set_finish(struct vcpu_set *s)
 		if (s->vcpu[i].run)
 			munmap(s->vcpu[i].run, s->vcpu[i].run_size);
 		fd_close(&s->vcpu[i].fd);
+		free(s->vcpu[i].cpuid);
 	}
 	fd_close(&s->end_fd);
 	pthread_cond_destroy(&s->changed);

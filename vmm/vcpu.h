@@ -22,6 +22,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "jailer/seccomp.h"
 #include "vmm/base/metric.h"
 #include "vmm/bus.h"
 #include "vmm/kvm.h"
@@ -52,19 +53,22 @@ struct vcpu_set {
 	_Atomic enum vcpu_wanted wanted; /* written under lock */
 	unsigned parked;		 /* under lock: threads that are outside KVM_RUN */
 	struct vcpu *vcpu;		 /* [I] once all are started */
+	const struct seccomp *seccomp;	 /* [I] what the threads put themselves under; borrowed */
 	unsigned count;
-	unsigned started;	     /* [m] threads that exist */
-	struct vcpu_metrics metrics; /* [a] */
+	unsigned started;		/* [m] threads that exist */
+	struct vcpu_metrics metrics;	/* [a] */
+	_Atomic uint64_t first_exit_ns; /* [a] CLOCK_MONOTONIC of vCPU 0's first exit; 0: none */
 };
 
 struct vcpu {
-	int fd;		      /* [I] owned */
-	struct kvm_run *run;  /* [v], but immediate_exit is written by the main thread */
-	size_t run_size;      /* [I] */
-	unsigned index;	      /* [I] also its APIC id */
-	struct vcpu_set *set; /* [I] */
-	pthread_t thread;     /* [m] */
-	char name[16];	      /* [I] "vcpu 0" */
+	int fd;			 /* [I] owned */
+	struct kvm_run *run;	 /* [v], but immediate_exit is written by the main thread */
+	size_t run_size;	 /* [I] */
+	unsigned index;		 /* [I] also its APIC id */
+	struct vcpu_set *set;	 /* [I] */
+	pthread_t thread;	 /* [m] */
+	char name[16];		 /* [I] "vcpu 0" */
+	struct x86_cpuid *cpuid; /* [I] what the guest was told (x86_set_cpuid()); owned */
 };
 
 /* Creates `count` vCPUs in vcpu[] (1..32). Main thread; 0 or -errno. */
@@ -73,8 +77,12 @@ int vcpu_set_init(struct vcpu_set *s, struct kvm *k, struct vcpu *vcpu, unsigned
 /* Stops and joins what runs, closes the vCPUs. Fine on a zeroed or half-built set. */
 void vcpu_set_finish(struct vcpu_set *s);
 
-/* Creates the threads; every vCPU is parked until vcpu_set_resume(). */
-int vcpu_set_start(struct vcpu_set *s, struct err *e);
+/*
+ * Creates the threads; every vCPU is parked until vcpu_set_resume(). Each puts itself under the
+ * filter for vCPUs first (`seccomp` may be NULL, and has to live as long as the threads); one that
+ * cannot reports VCPU_END_ERROR, and then none ever runs the guest.
+ */
+int vcpu_set_start(struct vcpu_set *s, const struct seccomp *seccomp, struct err *e);
 /* Returns when every vCPU is parked. */
 void vcpu_set_pause(struct vcpu_set *s);
 void vcpu_set_resume(struct vcpu_set *s);

@@ -12,6 +12,7 @@
 #include "vmm/base/metric.h"
 #include "vmm/bus.h"
 #include "vmm/config.h"
+#include "vmm/event.h"
 #include "vmm/i8042.h"
 #include "vmm/kvm.h"
 #include "vmm/serial.h"
@@ -39,11 +40,13 @@ enum vm_exit {
 	VM_EXIT_SIGILL = 157,
 };
 
-/* Durations of the steps of a start, microseconds. Written once by vm_start(). */
+/* The steps of a start or a restore, microseconds. Written once. */
 struct vm_times {
+	uint64_t begin_us;   /* CLOCK_MONOTONIC when it began; what follows are durations */
 	uint64_t kvm_us;     /* /dev/kvm, VM, memslots, irqchip */
 	uint64_t memory_us;  /* mapping guest memory */
 	uint64_t kernel_us;  /* kernel, initrd, tables into guest memory */
+	uint64_t state_us;   /* of a restore: state file read, configuration applied */
 	uint64_t devices_us; /* devices, ioeventfds, irqfds */
 	uint64_t vcpus_us;   /* vCPUs created and set up */
 	uint64_t run_us;     /* threads created and released to KVM_RUN */
@@ -53,15 +56,17 @@ struct vm_times {
 struct vm {
 	struct config config; /* [m] set before the start, read after it */
 	char id[CONFIG_ID_MAX + 1];
-	struct loop *loop;   /* [I] borrowed */
-	enum vm_phase phase; /* [m] */
+	struct loop *loop;	  /* [I] borrowed */
+	struct event_log *events; /* [I] set before the start; NULL: nobody listens. Borrowed */
+	enum vm_phase phase;	  /* [m] */
 	/*
 	 * [m] Called once, from the loop, when the guest has ended; `code` is the process's exit
 	 * code. All vCPUs are parked by then.
 	 */
 	void (*ended)(struct vm *vm, enum vm_exit code);
 	void *ended_arg;
-	struct vm_times times;	    /* [m] */
+	const struct seccomp *seccomp; /* [I] set before the start; NULL: no filters. Borrowed */
+	struct vm_times times;	       /* [m] */
 	struct vm_machine *machine; /* [m] what exists only after the start; NULL before (vm.c) */
 };
 
@@ -81,8 +86,23 @@ int vm_resume(struct vm *vm, struct err *e);
 /* Types Ctrl-Alt-Del on the emulated keyboard. */
 int vm_send_ctrl_alt_del(struct vm *vm, struct err *e);
 
+/* Changes a running network interface; takes what is in `u`. -ENOENT when there is none. */
+int vm_update_net(struct vm *vm, struct net_update *u, struct err *e);
+
+/*
+ * Before the process leaves without vm_finish(): what the guest was told to be written is in the
+ * files of its drives, also where an overlay's map has to say so. Any phase.
+ */
+void vm_sync(struct vm *vm);
+
 /* Devices by slot for the metrics writer; NULL past the last one or before the start. */
 struct virtio_device *vm_device(struct vm *vm, unsigned index);
+
+/*
+ * Microseconds from the beginning of vm_start() to the boot processor's first exit: the guest ran by
+ * then. 0 before that.
+ */
+uint64_t vm_first_exit_us(const struct vm *vm);
 
 /* Counters of the rest of the machine, for the metrics writer. */
 struct vm_counters {

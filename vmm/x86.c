@@ -2,6 +2,8 @@
 #include "vmm/x86.h"
 
 #include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -13,6 +15,13 @@ _Static_assert(offsetof(struct x86_cpuid, entry) == offsetof(struct kvm_cpuid2, 
 /* --- CPUID --- */
 
 enum { LEVEL_SMT = 1, LEVEL_CORE = 2 }; /* leaves 0xb and 0x1f, ECX[15:8] */
+
+/* The first letters of the vendor, leaf 0 EBX. */
+#define VENDOR_AMD   0x68747541u /* "Auth" */
+#define VENDOR_HYGON 0x6f677948u /* "Hygo" */
+
+/* Leaf 0x80000001 ECX: counters of the core, the northbridge and the last-level cache. */
+#define AMD_PERF_COUNTERS (1u << 23 | 1u << 24 | 1u << 28)
 
 int x86_cpuid_supported(struct kvm *k, struct x86_cpuid *c, struct err *e)
 {
@@ -78,7 +87,7 @@ static void shape_entry(struct kvm_cpuid_entry2 *n, const struct x86_topology *t
 			bool tsc_deadline)
 {
 	unsigned threads = t->smt && t->vcpus > 1 ? 2 : 1;
-	uint32_t level = n->eax >> 5 & 7; /* of a cache, in leaves 4 and 0x8000001d */
+	uint32_t level = n->eax >> 5 & 7; /* of a cache, in leaf 4 */
 	uint32_t sharing = level >= 3 ? t->vcpus : threads;
 
 	switch (n->function) {
@@ -98,8 +107,20 @@ static void shape_entry(struct kvm_cpuid_entry2 *n, const struct x86_topology *t
 	case 0xa: /* performance counters: not virtualized */
 		n->eax = n->ebx = n->ecx = n->edx = 0;
 		break;
+	}
+}
+
+/* Leaves that mean something else, or nothing, on an Intel processor. */
+static void shape_amd_entry(struct kvm_cpuid_entry2 *n, const struct x86_topology *t,
+			    unsigned index)
+{
+	unsigned threads = t->smt && t->vcpus > 1 ? 2 : 1;
+	uint32_t level = n->eax >> 5 & 7;
+
+	switch (n->function) {
 	case 0x80000001:
 		set_field(&n->ecx, 1, 1, t->vcpus > 1); /* CmpLegacy */
+		n->ecx &= ~AMD_PERF_COUNTERS;
 		break;
 	case 0x80000008:
 		set_field(&n->ecx, 0, 8, t->vcpus - 1);
@@ -107,12 +128,15 @@ static void shape_entry(struct kvm_cpuid_entry2 *n, const struct x86_topology *t
 		break;
 	case 0x8000001d:
 		if (n->eax & 0x1f)
-			set_field(&n->eax, 14, 12, sharing - 1);
+			set_field(&n->eax, 14, 12, (level >= 3 ? t->vcpus : threads) - 1);
 		break;
 	case 0x8000001e:
 		n->eax = index;
 		n->ebx = index / threads | (threads - 1) << 8;
 		n->ecx = 0; /* one node, number 0 */
+		break;
+	case 0x80000022: /* more performance counters */
+		n->eax = n->ebx = n->ecx = n->edx = 0;
 		break;
 	}
 }
@@ -121,11 +145,18 @@ void x86_cpuid_shape(struct x86_cpuid *c, const struct x86_topology *t, unsigned
 		     bool tsc_deadline)
 {
 	uint32_t highest = 0;
+	bool amd = false;
 
 	for (uint32_t i = 0; i < c->nent; i++) {
-		if (c->entry[i].function == 0)
-			highest = c->entry[i].eax;
+		if (c->entry[i].function != 0)
+			continue;
+		highest = c->entry[i].eax;
+		amd = c->entry[i].ebx == VENDOR_AMD || c->entry[i].ebx == VENDOR_HYGON;
+	}
+	for (uint32_t i = 0; i < c->nent; i++) {
 		shape_entry(&c->entry[i], t, index, tsc_deadline);
+		if (amd)
+			shape_amd_entry(&c->entry[i], t, index);
 	}
 	if (highest >= 0xb)
 		shape_levels(c, 0xb, t, index);
@@ -264,16 +295,28 @@ static int set_lint(struct vcpu *v, struct err *e)
 	return 0;
 }
 
+int x86_set_cpuid(struct vcpu *v, const struct x86_cpuid *c, struct err *e)
+{
+	size_t size = offsetof(struct x86_cpuid, entry) + c->nent * sizeof(c->entry[0]);
+
+	if (ioctl(v->fd, KVM_SET_CPUID2, c) < 0)
+		return err_sys(e, "set CPUID (KVM_SET_CPUID2)");
+	free(v->cpuid);
+	v->cpuid = malloc(size);
+	if (!v->cpuid)
+		return err_set(e, ENOMEM, "out of memory");
+	memcpy(v->cpuid, c, size);
+	return 0;
+}
+
 int x86_setup_vcpu(struct vcpu *v, const struct x86_cpuid *c, const struct boot_entry *entry,
 		   struct err *e)
 {
 	int r;
 
-	if (ioctl(v->fd, KVM_SET_CPUID2, c) < 0) {
-		err_sys(e, "set CPUID (KVM_SET_CPUID2)");
-		return err_wrap(e, "vCPU %u", v->index);
-	}
-	r = set_msrs(v, e);
+	r = x86_set_cpuid(v, c, e);
+	if (r == 0)
+		r = set_msrs(v, e);
 	if (r == 0 && v->index == 0)
 		r = set_registers(v, entry, e);
 	if (r == 0 && v->index == 0)

@@ -33,6 +33,12 @@ void x86_cpuid_shape(struct x86_cpuid *c, const struct x86_topology *t, unsigned
 		     bool tsc_deadline);
 
 /*
+ * Gives a vCPU its CPUID and keeps a copy of it: not every host's KVM tells afterwards what it was
+ * given.
+ */
+int x86_set_cpuid(struct vcpu *v, const struct x86_cpuid *c, struct err *e);
+
+/*
  * Sets up vCPU `v`: CPUID and MSRs for each; for the boot processor (index 0) also registers for
  * `entry` and the local APIC's LINT pins. Another vCPU waits for its start-up IPI. A MSR that KVM
  * refuses is named in the error.

@@ -2,6 +2,7 @@
 #include "tests/lib/driver.h"
 
 #include <assert.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 
 #include "vmm/base/fd.h"
@@ -263,7 +264,7 @@ void driver_run(struct driver *g)
 		int r = loop_run_once(&g->loop, 0);
 
 		assert(r == 0);
-	} while (epoll_wait(g->loop.epfd, &(struct epoll_event){0}, 1, 0) > 0);
+	} while (poll(&(struct pollfd){.fd = g->loop.epfd, .events = POLLIN}, 1, 0) > 0);
 }
 
 void driver_kick(struct driver *g, unsigned queue)

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
 #include "tests/lib/scratch.h"
 
-#include <criterion/criterion.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,7 +14,8 @@
 void scratch_init(struct scratch *s)
 {
 	*s = (struct scratch){.dir = "/tmp/spore-test-XXXXXX"};
-	cr_assert_not_null(mkdtemp(s->dir));
+	if (!mkdtemp(s->dir))
+		abort();
 }
 
 void scratch_finish(struct scratch *s)
@@ -25,14 +28,18 @@ void scratch_finish(struct scratch *s)
 	if (d)
 		closedir(d);
 	rmdir(s->dir);
+	for (size_t i = 0; i < ARRAY_SIZE(s->path); i++)
+		free(s->path[i]);
 }
 
 const char *scratch_path(struct scratch *s, const char *name)
 {
-	char *path = s->path[s->next++ % ARRAY_SIZE(s->path)];
+	char **path = &s->path[s->next++ % ARRAY_SIZE(s->path)];
 
-	snprintf(path, sizeof(s->path[0]), "%s/%s", s->dir, name);
-	return path;
+	free(*path);
+	if (asprintf(path, "%s/%s", s->dir, name) < 0)
+		abort();
+	return *path;
 }
 
 const char *scratch_file(struct scratch *s, const char *name, const void *data, size_t len)
@@ -40,8 +47,8 @@ const char *scratch_file(struct scratch *s, const char *name, const void *data, 
 	const char *path = scratch_path(s, name);
 	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
-	cr_assert(fd >= 0);
-	cr_assert_eq(write(fd, data, len), (ssize_t)len);
+	if (fd < 0 || write(fd, data, len) != (ssize_t)len)
+		abort();
 	close(fd);
 	return path;
 }
@@ -50,6 +57,15 @@ const char *scratch_fifo(struct scratch *s, const char *name)
 {
 	const char *path = scratch_path(s, name);
 
-	cr_assert_eq(mkfifo(path, 0600), 0);
+	if (mkfifo(path, 0600) < 0)
+		abort();
 	return path;
+}
+
+const char *scratch_kernel(struct scratch *s, const char *name)
+{
+	static struct image img;
+
+	make_elf(&img);
+	return scratch_file(s, name, img.byte, img.len);
 }

@@ -9,7 +9,7 @@
 
 struct scratch {
 	char dir[64];
-	char path[16][96]; /* answers of scratch_path(), reused in turn */
+	char *path[16]; /* answers of scratch_path(), freed in turn */
 	unsigned next;
 };
 

@@ -14,6 +14,20 @@ static size_t stored(int n, size_t room)
 	return MIN((size_t)n, room - 1);
 }
 
+/* Puts ": <text>" behind the first `at` bytes of the message, cut where the room ends. */
+static void append(struct err *e, size_t at, const char *text)
+{
+	const char *part[] = {": ", text};
+
+	for (size_t i = 0; i < ARRAY_SIZE(part); i++) {
+		size_t len = MIN(strlen(part[i]), sizeof(e->msg) - 1 - at);
+
+		memcpy(e->msg + at, part[i], len);
+		at += len;
+	}
+	e->msg[at] = '\0';
+}
+
 int err_set(struct err *e, int code, const char *fmt, ...)
 {
 	va_list ap;
@@ -29,7 +43,7 @@ int err_set(struct err *e, int code, const char *fmt, ...)
 
 int err_sys(struct err *e, const char *fmt, ...)
 {
-	int code = errno;
+	int code = errno ? errno : EIO; /* a failure is never reported as success */
 	va_list ap;
 	size_t n;
 
@@ -39,7 +53,7 @@ int err_sys(struct err *e, const char *fmt, ...)
 	va_start(ap, fmt);
 	n = stored(vsnprintf(e->msg, sizeof(e->msg), fmt, ap), sizeof(e->msg));
 	va_end(ap);
-	snprintf(e->msg + n, sizeof(e->msg) - n, ": %s", strerror(code));
+	append(e, n, strerror(code));
 	return -code;
 }
 
@@ -55,6 +69,8 @@ int err_wrap(struct err *e, const char *fmt, ...)
 	va_start(ap, fmt);
 	n = stored(vsnprintf(e->msg, sizeof(e->msg), fmt, ap), sizeof(e->msg));
 	va_end(ap);
-	snprintf(e->msg + n, sizeof(e->msg) - n, ": %s", tail);
+	append(e, n, tail);
+	if (!e->code) /* nobody filled it: still a failure */
+		e->code = EIO;
 	return -e->code;
 }

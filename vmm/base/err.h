@@ -16,7 +16,7 @@
 
 struct err {
 	int code;      /* positive errno value, 0 while nothing went wrong */
-	char msg[240]; /* one line without a newline; always terminated */
+	char msg[512]; /* one line without a newline; always terminated */
 };
 
 /* Fills `e` with `code` (positive errno) and a message. Returns -code. `e` may be NULL. */

@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
 #include "vmm/base/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/openat2.h>
+#include <poll.h>
+#include <string.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 void fd_close(int *fd)
@@ -37,19 +43,84 @@ static const char *kind_name(mode_t mode)
 	}
 }
 
-int fd_open_file(const char *path, int flags, bool block_too, struct err *e)
+/* Set once, before there is a second thread: who opens a path need not know where we are. */
+static bool confined;
+
+void fd_confine(void)
 {
-	/* O_NONBLOCK: opening a FIFO must not wait for its other end. It means nothing for files. */
-	cleanup_fd int fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	confined = true;
+}
+
+int fd_open_path(const char *path, int flags, mode_t mode)
+{
+	/* openat2() is strict about flags that mean nothing with O_PATH. */
+	int all = flags | O_CLOEXEC | (flags & O_PATH ? 0 : O_NOCTTY);
+	/* Absolute paths too begin at the working directory, which is the root of the jail. */
+	struct open_how how = {
+		.flags = (unsigned)all,
+		.mode = mode,
+		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+	};
+	long fd;
+
+	if (confined)
+		fd = syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+	else
+		fd = open(path, all, mode);
+	return fd < 0 ? -errno : (int)fd;
+}
+
+int fd_open_sink(const char *path, struct err *e)
+{
+	cleanup_fd int fd = fd_open_path(path, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK, 0600);
 	struct stat st;
 
 	if (fd < 0)
-		return err_sys(e, "open '%s'", path);
+		return err_set(e, -fd, "open '%s': %s", path, strerror(-fd));
+	if (fstat(fd, &st) < 0)
+		return err_sys(e, "stat '%s'", path);
+	if (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode) && (confined || !S_ISCHR(st.st_mode)))
+		return err_set(e, EINVAL, "'%s' is %s, need a regular file or FIFO", path,
+			       kind_name(st.st_mode));
+	if (S_ISREG(st.st_mode) && st.st_nlink > 1)
+		return err_set(e, EMLINK, "'%s' is a file with more than one name", path);
+	return TAKE_FD(fd);
+}
+
+static int check_kind(int fd, const char *path, bool block_too, struct err *e)
+{
+	struct stat st;
+
 	if (fstat(fd, &st) < 0)
 		return err_sys(e, "stat '%s'", path);
 	if (!S_ISREG(st.st_mode) && !(block_too && S_ISBLK(st.st_mode)))
 		return err_set(e, EINVAL, "'%s' is %s, need a regular file%s", path,
 			       kind_name(st.st_mode), block_too ? " or block device" : "");
+	return 0;
+}
+
+int fd_open_file(const char *path, int flags, bool block_too, struct err *e)
+{
+	/*
+	 * Looked at before it is opened: opening alone starts a watchdog or rewinds a tape. Looked
+	 * at again afterwards, since the name may mean something else by then; O_NONBLOCK so that a
+	 * FIFO put there does not make us wait.
+	 */
+	cleanup_fd int name = fd_open_path(path, O_PATH, 0);
+	cleanup_fd int fd = -1;
+
+	if (name < 0)
+		return err_set(e, -name, "open '%s': %s", path, strerror(-name));
+	if (check_kind(name, path, block_too, e) < 0)
+		return -EINVAL;
+	fd = fd_open_path(path, flags | O_NONBLOCK, 0);
+	if (fd < 0)
+		return err_set(e, -fd, "open '%s': %s", path, strerror(-fd));
+	if (check_kind(fd, path, block_too, e) < 0)
+		return -EINVAL;
+	/* io_uring takes O_NONBLOCK seriously also on files: it would answer EAGAIN. */
+	if (fcntl(fd, F_SETFL, flags) < 0)
+		return err_sys(e, "reset the flags of '%s'", path);
 	return TAKE_FD(fd);
 }
 
@@ -100,6 +171,18 @@ int fd_write_full(int fd, const void *buf, size_t len)
 			return -errno;
 		p += n;
 		len -= (size_t)n;
+	}
+	return 0;
+}
+
+int fd_lock(int fd, bool exclusive)
+{
+	const int how = (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB;
+
+	for (unsigned tries = 0; flock(fd, how) < 0 && errno == EWOULDBLOCK; tries++) {
+		if (tries == 20)
+			return -EWOULDBLOCK;
+		poll(NULL, 0, 5);
 	}
 	return 0;
 }

@@ -13,6 +13,23 @@ void fd_close(int *fd);
 #define cleanup_fd __attribute__((cleanup(fd_close)))
 
 /*
+ * From now on paths are opened as in a jail whose root is "/": no symbolic link is followed, and nothing leads out.
+ * For the whole process; call it while there is one thread.
+ */
+void fd_confine(void);
+
+/* open() under these rules, always with O_CLOEXEC and O_NOCTTY. An fd, or -errno. */
+int fd_open_path(const char *path, int flags, mode_t mode);
+
+/*
+ * Opens something that lines are appended to: a regular file (created 0600) or FIFO, or in no jail
+ * a terminal or another character device. Never waits; O_RDWR, so that a FIFO without a reader can be opened and keeps what is
+ * written for it. A file that has a second name is refused: who has given it that may want us to
+ * write into another file than the one that was named.
+ */
+int fd_open_sink(const char *path, struct err *e);
+
+/*
  * Opens `path` and refuses everything but a regular file (or, with `block_too`, a block device)
  * without ever waiting: a FIFO or a device with side effects is named and refused. `flags` are
  * O_RDONLY or O_RDWR. Returns an fd that the caller owns, or -errno with `e` filled.
@@ -27,6 +44,13 @@ int fd_pread_full(int fd, void *buf, size_t len, uint64_t off);
 
 /* Writes all `len` bytes to a stream; -errno (also -EAGAIN half-way on a non-blocking one). */
 int fd_write_full(int fd, const void *buf, size_t len);
+
+/*
+ * Locks the open file (flock) against others that do so too. 0, also where locks do not exist, or
+ * -EWOULDBLOCK. Waits up to 100 ms: the kernel takes apart the io_uring of a process that was
+ * killed after its end, and the files registered with it stay open until then.
+ */
+int fd_lock(int fd, bool exclusive);
 
 /* Adds 1 to an eventfd (signals it). Never blocks: a counter at its limit is signalled already. */
 void fd_event_signal(int fd);

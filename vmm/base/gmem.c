@@ -3,6 +3,7 @@
 #include "vmm/base/gmem.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -28,7 +29,7 @@ static int create_memfd(uint64_t size, enum gmem_backing backing, struct err *e)
 	return TAKE_FD(fd);
 }
 
-/* Reserves address space that contains `size` bytes at a 2 MiB boundary. */
+/* Reserves address space that contains `size` bytes at a 2 MiB boundary, or NULL. */
 static uint8_t *reserve(struct gmem *m, uint64_t size, struct err *e)
 {
 	m->map_len = size + HUGE_2M;
@@ -67,22 +68,38 @@ static int map_backing(struct gmem *m, uint8_t *base, uint64_t size, enum gmem_b
 	return 0;
 }
 
+static uint64_t total(const struct gmem_region *region, unsigned count)
+{
+	uint64_t size = 0;
+
+	assert(count <= GMEM_REGIONS_MAX);
+	for (unsigned i = 0; i < count; i++)
+		size += region[i].len;
+	return size;
+}
+
+static void place(struct gmem *m, const struct gmem_region *region, uint8_t *base)
+{
+	for (unsigned i = 0; i < m->count; i++) {
+		m->region[i] = region[i];
+		m->region[i].host = base;
+		base += region[i].len;
+	}
+}
+
 int gmem_init(struct gmem *m, const struct gmem_region *region, unsigned count,
 	      enum gmem_backing backing, bool thp, struct err *e)
 {
-	uint64_t size = 0;
+	uint64_t size = total(region, count);
 	uint8_t *base;
 	int r;
 
-	assert(count > 0 && count <= GMEM_REGIONS_MAX);
-	*m = (struct gmem){.fd = -1, .count = count};
-	for (unsigned i = 0; i < count; i++)
-		size += region[i].len;
+	*m = (struct gmem){.fd = -1, .count = count, .backing = backing};
 	if (backing == GMEM_HUGETLB_2M && size % HUGE_2M)
 		return err_set(e, EINVAL, "guest memory is no multiple of the 2 MiB page size");
 	base = reserve(m, size, e);
 	if (!base)
-		return -e->code;
+		return -ENOMEM;
 	r = map_backing(m, base, size, backing, e);
 	if (r < 0) {
 		gmem_finish(m);
@@ -91,12 +108,56 @@ int gmem_init(struct gmem *m, const struct gmem_region *region, unsigned count,
 	/* Only a hint: without it the guest runs on small pages. */
 	if (thp)
 		madvise(base, size, MADV_HUGEPAGE);
-	for (unsigned i = 0; i < count; i++) {
-		m->region[i] = region[i];
-		m->region[i].host = base;
-		base += region[i].len;
-	}
+	place(m, region, base);
 	return 0;
+}
+
+int gmem_init_file(struct gmem *m, const struct gmem_region *region, unsigned count, int fd,
+		   struct err *e)
+{
+	uint64_t size = total(region, count);
+	int64_t there = fd_size(fd);
+
+	*m = (struct gmem){.fd = fd, .count = count, .backing = GMEM_FILE};
+	if (there < 0 || (uint64_t)there != size) {
+		fd_close(&m->fd);
+		return err_set(e, EINVAL, "it has %lld bytes, and the guest's memory %llu",
+			       (long long)there, (unsigned long long)size);
+	}
+	/* One call, and the kernel chooses an address that suits the file's large pages. */
+	m->map_len = size;
+	m->map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
+	if (m->map == MAP_FAILED) {
+		m->map = NULL;
+		fd_close(&m->fd);
+		return err_sys(e, "map %llu MiB of guest memory", (unsigned long long)(size >> 20));
+	}
+	place(m, region, m->map);
+	return 0;
+}
+
+int gmem_track(struct gmem *m, struct err *e)
+{
+	uint64_t pages = gmem_size(m) / GMEM_PAGE;
+
+	m->dirty = calloc((pages + 63) / 64, sizeof(*m->dirty));
+	return m->dirty ? 0 : err_set(e, ENOMEM, "out of memory for a bitmap of pages");
+}
+
+/* `len` is not 0. */
+static void mark_bytes(const struct gmem *m, uint64_t at, uint64_t len)
+{
+	for (uint64_t page = at / GMEM_PAGE; page <= (at + len - 1) / GMEM_PAGE; page++)
+		atomic_fetch_or_explicit(&m->dirty[page / 64], 1ull << (page % 64),
+					 memory_order_relaxed);
+}
+
+void gmem_mark_tracked(const struct gmem *m, gpa_t gpa, uint64_t len)
+{
+	const uint8_t *host = gmem_at(m, gpa, len);
+
+	if (host)
+		mark_bytes(m, (uint64_t)(host - gmem_base(m)), len);
 }
 
 void gmem_finish(struct gmem *m)
@@ -105,14 +166,33 @@ void gmem_finish(struct gmem *m)
 		return;
 	munmap(m->map, m->map_len);
 	fd_close(&m->fd);
+	free(m->dirty);
 	*m = (struct gmem){.fd = -1};
+}
+
+int64_t gmem_discard(const struct gmem *m, void *host, uint64_t len)
+{
+	uint64_t page = m->backing == GMEM_HUGETLB_2M ? HUGE_2M : GMEM_PAGE;
+	uint64_t at = (uint64_t)((uint8_t *)host - gmem_base(m));
+	uint64_t first = align_up(at, page), end = (at + len) & ~(page - 1);
+	int r;
+
+	assert(range_within(at, len, gmem_size(m)));
+	if (first >= end)
+		return 0;
+	len = end - first;
+	if (m->dirty) /* what is discarded reads as something else */
+		mark_bytes(m, first, len);
+	/* Shared pages belong to the memfd: unmapping them here would not free them. */
+	if (m->backing == GMEM_MEMFD || m->backing == GMEM_HUGETLB_2M)
+		r = fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)first,
+			      (off_t)len);
+	else
+		r = madvise(gmem_base(m) + first, len, MADV_DONTNEED);
+	return r < 0 ? -errno : (int64_t)len;
 }
 
 uint64_t gmem_size(const struct gmem *m)
 {
-	uint64_t size = 0;
-
-	for (unsigned i = 0; i < m->count; i++)
-		size += m->region[i].len;
-	return size;
+	return total(m->region, m->count);
 }

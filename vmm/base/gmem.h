@@ -7,11 +7,13 @@
  * crosses two regions.
  *
  * The guest writes to this memory while we read it: copy once, judge the copy, use the copy.
- * The struct is immutable after gmem_init(); every thread may call gmem_at() and the accessors.
+ * The struct is immutable after gmem_init() and gmem_track(); every thread may call gmem_at() and
+ * the accessors.
  */
 #pragma once
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "vmm/base/err.h"
@@ -22,7 +24,11 @@ enum gmem_backing {
 	GMEM_ANON,	 /* private anonymous pages */
 	GMEM_MEMFD,	 /* a shared memfd, so that another process can map it */
 	GMEM_HUGETLB_2M, /* 2 MiB pages of hugetlbfs, reserved when mapped */
+	GMEM_FILE,	 /* private pages over a file that holds what they begin with */
 };
+
+/* What is tracked and saved as one, whatever the size of the pages that the host uses. */
+#define GMEM_PAGE 4096u
 
 #define GMEM_REGIONS_MAX 4
 
@@ -35,9 +41,15 @@ struct gmem_region {
 struct gmem {
 	struct gmem_region region[GMEM_REGIONS_MAX];
 	unsigned count;
-	int fd;	   /* memfd, or -1 */
+	enum gmem_backing backing;
+	int fd;	   /* memfd, or the file of GMEM_FILE, or -1; owned */
 	void *map; /* the whole host reservation, alignment slack included */
 	size_t map_len;
+	/*
+	 * Pages that spore itself has written: one bit for each, counted through all regions. KVM's
+	 * dirty log knows the guest's writes only. NULL: nobody wants to know.
+	 */
+	_Atomic uint64_t *dirty;
 };
 
 /*
@@ -48,7 +60,34 @@ struct gmem {
  */
 int gmem_init(struct gmem *m, const struct gmem_region *region, unsigned count,
 	      enum gmem_backing backing, bool thp, struct err *e);
+/*
+ * The same over the file `fd`, which holds the regions one behind the other and is exactly as long:
+ * a page is the file's until somebody writes to it, and never goes back into it. The file has to
+ * stay as it is while mapped: if it is cut short, an access raises SIGBUS. Takes `fd`, also
+ * when it fails.
+ */
+int gmem_init_file(struct gmem *m, const struct gmem_region *region, unsigned count, int fd,
+		   struct err *e);
 void gmem_finish(struct gmem *m);
+
+/*
+ * The regions lie one behind the other in the host too, and that is the order of a memory file:
+ * all guest memory is gmem_size() bytes from here on.
+ */
+static inline uint8_t *gmem_base(const struct gmem *m)
+{
+	return m->region[0].host;
+}
+
+/* Starts to keep track of what gmem_mark() is told. Before the guest runs. */
+int gmem_track(struct gmem *m, struct err *e);
+/* Whoever writes to guest memory says so, unless it does it through gmem_write(). Any thread. */
+void gmem_mark_tracked(const struct gmem *m, gpa_t gpa, uint64_t len);
+static inline void gmem_mark(const struct gmem *m, gpa_t gpa, uint64_t len)
+{
+	if (__builtin_expect(m->dirty != NULL, 0))
+		gmem_mark_tracked(m, gpa, len);
+}
 
 /* Pointer to [gpa, gpa + len), or NULL unless all of it is guest memory. len 0 is NULL. */
 static inline void *gmem_at(const struct gmem *m, gpa_t gpa, uint64_t len)
@@ -80,8 +119,17 @@ static inline int gmem_write(const struct gmem *m, gpa_t gpa, const void *buf, u
 	if (!p)
 		return -EFAULT;
 	memcpy(p, buf, len);
+	gmem_mark(m, gpa, len);
 	return 0;
 }
+
+/*
+ * Gives the whole pages within [host, host + len), which is guest memory, back to the host. What
+ * the guest finds there afterwards is zero, or with GMEM_FILE what the file says: a page over it
+ * stays shared with the other microVMs, and takes no mapping of its own. Returns the bytes
+ * given back, or -errno. Any thread.
+ */
+int64_t gmem_discard(const struct gmem *m, void *host, uint64_t len);
 
 /* Bytes of guest memory in all regions. */
 uint64_t gmem_size(const struct gmem *m);

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
 #include "vmm/base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -62,16 +64,20 @@ void log_set_id(const char *id)
 
 int log_open(const char *path, struct err *e)
 {
-	/* O_RDWR: a FIFO without a reader can be opened and keeps what is written for it. */
-	int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
-	int old;
+	int fd = fd_open_sink(path, e);
+	int r = 0;
 
 	if (fd < 0)
-		return err_sys(e, "open log '%s'", path);
-	old = atomic_exchange(&sink.fd, fd);
-	if (old != STDOUT_FILENO)
-		close(old);
-	return 0;
+		return err_wrap(e, "log");
+	if (sink.fd == STDOUT_FILENO) {
+		sink.fd = fd;
+		return 0;
+	}
+	/* The number stays: a thread that has just read it must not write to some other file. */
+	if (dup3(fd, sink.fd, O_CLOEXEC) < 0)
+		r = err_sys(e, "replace the log by '%s'", path);
+	close(fd);
+	return r;
 }
 
 void log_name_thread(const char *name)
@@ -166,27 +172,44 @@ static size_t put_head(char *buf, size_t size, enum log_level level, const char 
 	return put(buf, size, n, "] ");
 }
 
+/* Text from outside must not look like another line, nor drive a terminal. */
+static void blank_controls(char *p, const char *end)
+{
+	for (; p < end; p++)
+		if ((unsigned char)*p < ' ' || *p == 0x7f)
+			*p = ' ';
+}
+
+/* One write(2), and none that would wait: stdout may be a pipe that nobody reads. */
+static bool deliver(int fd, const char *buf, size_t len)
+{
+	struct pollfd p = {.fd = fd, .events = POLLOUT};
+
+	return poll(&p, 1, 0) == 1 && p.revents & POLLOUT && fd_write_full(fd, buf, len) == 0;
+}
+
 void log_write(struct log_site *site, enum log_level level, const char *file, int line,
 	       const char *fmt, ...)
 {
 	char buf[768];
 	uint32_t suppressed;
 	va_list ap;
-	size_t n;
+	size_t n, head;
 	int m;
 
 	if (sink.module[0] && strncmp(file, sink.module, strlen(sink.module)) != 0)
 		return;
 	if (!site_admit(site, &suppressed))
 		return;
-	n = put_head(buf, sizeof(buf), level, file, line);
+	n = head = put_head(buf, sizeof(buf), level, file, line);
 	va_start(ap, fmt);
 	m = vsnprintf(buf + n, sizeof(buf) - n, fmt, ap);
 	va_end(ap);
 	n = m < 0 ? n : MIN(n + (size_t)m, sizeof(buf) - 48);
+	blank_controls(buf + head, buf + n);
 	if (suppressed)
 		n = put(buf, sizeof(buf), n, " (%u like this left out)", suppressed);
 	buf[n++] = '\n';
-	if (fd_write_full(sink.fd, buf, n) < 0)
+	if (!deliver(sink.fd, buf, n))
 		sink.missed++;
 }

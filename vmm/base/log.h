@@ -7,8 +7,8 @@
  * The time is UTC. Level and origin appear when asked for. Only the edges of spore log (main, API, the top of a
  * vCPU thread, loop callbacks); everything else returns errors. Each call site may write 10
  * messages in 5 seconds, so that a guest cannot fill the disk through it; what was left out is
- * counted and told when the site may speak again. A sink that does not accept a line (full FIFO)
- * loses it, and that is counted too. Any thread; the sink is configured by the main thread.
+ * counted and told when the site may speak again. A sink that does not accept a line (full FIFO
+ * or pipe) loses it, and that is counted too; control characters become blanks. Any thread; the sink is configured by the main thread.
  */
 #pragma once
 

@@ -58,7 +58,8 @@ void loop_timer_set(struct loop *l, struct loop_timer *t, uint64_t in_ns)
 	struct loop_timer **at = &l->timers;
 
 	loop_timer_clear(l, t);
-	t->at_ns = now_ns() + in_ns;
+	if (__builtin_add_overflow(now_ns(), in_ns, &t->at_ns))
+		t->at_ns = UINT64_MAX;
 	while (*at && (*at)->at_ns <= t->at_ns)
 		at = &(*at)->next;
 	t->next = *at;

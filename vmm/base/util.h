@@ -18,12 +18,21 @@
 #define CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 #define PRINTF_LIKE(f, a)		__attribute__((format(printf, f, a)))
 
-#define MIN(a, b)                                  \
-	({                                         \
-		__auto_type min_a_ = (a);          \
-		__typeof__(min_a_) min_b_ = (b);   \
-		min_a_ < min_b_ ? min_a_ : min_b_; \
+/* Each use has names of its own, so that one may stand inside another. */
+#define MIN(a, b)	   MIN_NAMED(a, b, __COUNTER__)
+#define MIN_NAMED(a, b, n) MIN_AS(a, b, n)
+#define MIN_AS(a, b, n)                                        \
+	({                                                     \
+		__auto_type min_a_##n = (a);                   \
+		__typeof__(min_a_##n) min_b_##n = (b);         \
+		min_a_##n < min_b_##n ? min_a_##n : min_b_##n; \
 	})
+
+/* An owned array; what the items are, its user says. Zeroed: empty. */
+struct vector {
+	void *item; /* malloc'ed */
+	unsigned count;
+};
 
 /* Rounds `n` up to a multiple of `align`, a power of two; the caller knows that it fits. */
 static inline uint64_t align_up(uint64_t n, uint64_t align)

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * PUT /snapshot/create and /snapshot/load. The configuration goes into the state file as the JSON
+ * that GET /vm/config gives, and is applied from there by the functions behind the other requests:
+ * overrides are put into that JSON first, so that a path which is replaced is never opened.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "api-sock/configfile.h"
+#include "api-sock/schema.h"
+
+static int read_body(const struct body *schema, struct api_call *call, void *out, struct err *e)
+{
+	int r = body_read(schema, call->body, false, out, e);
+
+	call->bad_body = r < 0;
+	return r;
+}
+
+/* --- create --- */
+
+static int create(struct api *api, const struct snapshot_create_request *req, struct err *e)
+{
+	json_t *config = configfile_print(&api->vm->config, true);
+	cleanup_free char *text = config ? json_dumps(config, JSON_COMPACT) : NULL;
+	const struct snapshot_create_params p = {
+		.snapshot_path = req->snapshot_path,
+		.mem_file_path = req->mem_file_path,
+		.diff = req->diff,
+		.config = text,
+		.config_len = text ? strlen(text) : 0,
+	};
+	struct snapshot_report report;
+	int r;
+
+	json_decref(config);
+	if (!text)
+		return err_set(e, ENOMEM, "out of memory");
+	r = snapshot_create(api->vm, &api->snapshots, &p, &report, e);
+	if (r == 0 && req->diff)
+		api->metrics->diff_create_us = report.total_us;
+	else if (r == 0)
+		api->metrics->full_create_us = report.total_us;
+	if (r == 0)
+		event_emit(api->vm->events, "snapshot",
+			   EVENT_TEXT("type", report.diff ? "Diff" : "Full"),
+			   EVENT_TEXT("path", req->snapshot_path),
+			   EVENT_NUMBER("pages", report.pages),
+			   EVENT_NUMBER("state_us", report.state_us),
+			   EVENT_NUMBER("memory_us", report.memory_us),
+			   EVENT_NUMBER("took_us", report.total_us));
+	return r;
+}
+
+int action_put_snapshot_create(struct api *api, struct api_call *call, struct err *e)
+{
+	struct snapshot_create_request req = {0};
+	int r = read_body(&schema_snapshot_create, call, &req, e);
+
+	if (r == 0 && create(api, &req, e) < 0)
+		r = err_wrap(e, "Create snapshot error");
+	free(req.snapshot_path);
+	free(req.mem_file_path);
+	return r;
+}
+
+/* --- load --- */
+
+struct apply {
+	struct api *api;
+	const struct snapshot_load_request *req;
+};
+
+/* Sets list[?id_key == id].key; false when there is none. */
+static bool override(json_t *list, const char *id_key, const char *id, const char *key,
+		     const char *value)
+{
+	size_t i;
+	json_t *item;
+
+	json_array_foreach(list, i, item)
+	{
+		const char *have = json_string_value(json_object_get(item, id_key));
+
+		if (have && strcmp(have, id) == 0)
+			return json_object_set_new(item, key, json_string(value)) == 0;
+	}
+	return false;
+}
+
+static int apply_overrides(const struct snapshot_load_request *req, json_t *root, struct err *e)
+{
+	const struct network_override *n = req->networks.item;
+	const struct drive_override *d = req->drives.item;
+	json_t *vsock = json_object_get(root, "vsock");
+
+	for (unsigned i = 0; i < req->networks.count; i++)
+		if (!override(json_object_get(root, "network-interfaces"), "iface_id",
+			      n[i].iface_id, "host_dev_name", n[i].host_dev_name))
+			return err_set(e, EINVAL, "network_overrides: no interface '%s'",
+				       n[i].iface_id);
+	for (unsigned i = 0; i < req->drives.count; i++)
+		if (!override(json_object_get(root, "drives"), "drive_id", d[i].drive_id,
+			      "path_on_host", d[i].path_on_host))
+			return err_set(e, EINVAL, "drive_overrides: no drive '%s'", d[i].drive_id);
+	if (!req->vsock.uds_path)
+		return 0;
+	if (!json_is_object(vsock))
+		return err_set(e, EINVAL, "vsock_override: no vsock device");
+	json_object_set_new(vsock, "uds_path", json_string(req->vsock.uds_path));
+	return 0;
+}
+
+static int configure(void *arg, const char *text, size_t len, struct err *e)
+{
+	const struct apply *a = arg;
+	json_t *root = body_parse(text, len, e);
+	int r;
+
+	if (!root)
+		return -EINVAL;
+	r = apply_overrides(a->req, root, e);
+	if (r == 0)
+		r = configfile_apply_root(a->api, root, true, e);
+	json_decref(root);
+	return r;
+}
+
+static int load(struct api *api, const struct snapshot_load_request *req, struct err *e)
+{
+	struct apply a = {.api = api, .req = req};
+	bool file = req->mem_file_path;
+	const struct snapshot_load_params p = {
+		.snapshot_path = req->snapshot_path,
+		.backend = file ? SNAPSHOT_BACKEND_FILE : req->backend.type,
+		.backend_path = file ? req->mem_file_path : req->backend.path,
+		.track_dirty_pages = req->track_dirty_pages || req->enable_diff_snapshots,
+		.clock_realtime = req->clock_realtime,
+		.huge_pages = req->huge_pages,
+		.configure = configure,
+		.arg = &a,
+	};
+	const struct vm_times *t = &api->vm->times;
+	int r = snapshot_load(api->vm, &api->snapshots, &p, e);
+
+	if (r < 0)
+		return r;
+	api->metrics->load_us = t->total_us;
+	event_emit(api->vm->events, "loaded", EVENT_TEXT("path", req->snapshot_path),
+		   EVENT_NUMBER("state_us", t->state_us), EVENT_NUMBER("memory_us", t->memory_us),
+		   EVENT_NUMBER("kvm_us", t->kvm_us), EVENT_NUMBER("devices_us", t->devices_us),
+		   EVENT_NUMBER("vcpus_us", t->vcpus_us), EVENT_NUMBER("run_us", t->run_us),
+		   EVENT_NUMBER("took_us", t->total_us));
+	if (req->resume_vm)
+		r = vm_resume(api->vm, e);
+	metrics_start(api->metrics);
+	return r;
+}
+
+static int check_request(const struct api *api, const struct snapshot_load_request *req,
+			 struct err *e)
+{
+	if (api->configured)
+		return err_set(e, EINVAL,
+			       "Loading a microVM snapshot not allowed after configuring "
+			       "boot-specific resources.");
+	if (req->huge_pages == SNAPSHOT_PAGES_2M && req->backend.type == SNAPSHOT_BACKEND_FILE)
+		return err_set(e, EINVAL, "huge_pages 2M needs the memory backend Uffd");
+	return 0;
+}
+
+/* One of the two ways to name the memory. */
+static int check_backend(const struct snapshot_load_request *req, struct err *e)
+{
+	if (!req->backend.path && !req->mem_file_path)
+		return err_set(
+			e, EINVAL,
+			"missing field: either `mem_backend` or `mem_file_path` is required");
+	if (req->backend.path && req->mem_file_path)
+		return err_set(
+			e, EINVAL,
+			"too many fields: either `mem_backend` or `mem_file_path` exclusively "
+			"is required");
+	return 0;
+}
+
+static void finish_request(struct snapshot_load_request *req)
+{
+	free(req->snapshot_path);
+	free(req->backend.path);
+	free(req->mem_file_path);
+	free(req->networks.item);
+	free(req->drives.item);
+	free(req->vsock.uds_path);
+}
+
+int action_put_snapshot_load(struct api *api, struct api_call *call, struct err *e)
+{
+	struct snapshot_load_request req = {0};
+	int r = read_body(&schema_snapshot_load, call, &req, e);
+
+	if (r == 0) {
+		r = check_backend(&req, e);
+		call->bad_body = r < 0;
+	}
+	if (r == 0 && check_request(api, &req, e) < 0) {
+		r = err_wrap(e, "Load snapshot error");
+	} else if (r == 0) {
+		call->deprecated = req.mem_file_path || req.enable_diff_snapshots;
+		r = load(api, &req, e);
+		/* Half of a configuration may be there: the process ends when this was answered. */
+		if (r < 0) {
+			r = err_wrap(e, "Load snapshot error");
+			if (api->vm->ended)
+				api->vm->ended(api->vm, VM_EXIT_ERROR);
+		}
+	}
+	finish_request(&req);
+	return r;
+}

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Every system call that spore makes from the moment on that it listens to anybody, and why.
+ *
+ * A device or feature that needs one more adds a line here: the end-to-end tests run with the
+ * filters on, and the log names the call that is missing. Before adding, look whether it can
+ * be done before the filter or with what is there; then check every argument that is a number.
+ * Each line is paid for: by the attacker's freedom, and by microseconds of every start.
+ *
+ * What is left out on purpose: rt_sigaction but for two signals before the start (so that the
+ * handler that reports a violation cannot be replaced), mprotect and mmap with PROT_EXEC, execve,
+ * ptrace, process_vm_*, kill, prctl but for a thread's name, clone3 (its flags are behind a
+ * pointer), sockets of every family but AF_UNIX, ioctl but for the listed requests, the futex
+ * operations with priority inheritance and requeueing, and every open once the guest runs but of
+ * files that exist.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/futex.h>
+#include <linux/if_tun.h>
+#include <linux/io_uring.h>
+#include <linux/kvm.h>
+#include <linux/memfd.h>
+#include <linux/seccomp.h>
+#include <linux/sockios.h>
+#include <linux/userfaultfd.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#include "jailer/filter.h"
+
+#define BOOT FILTER_BOOT
+#define MAIN FILTER_MAIN
+#define VCPU FILTER_VCPU
+#define ALL  (FILTER_MAIN | FILTER_VCPU)
+
+/* Argument `i`, an int or flags: is `v`; has none of the bits of `m`; is `v` apart from bits `m`. */
+#define IS(i, v)                                                      \
+	{                                                             \
+		.index = (i), .op = FILTER_EQ, .value = (uint32_t)(v) \
+	}
+#define WITHOUT(i, m)                                                    \
+	{                                                                \
+		.index = (i), .op = FILTER_MASKED, .mask = (uint32_t)(m) \
+	}
+#define APART(i, m, v)                                                                   \
+	{                                                                                \
+		.index = (i), .op = FILTER_MASKED, .mask = (uint32_t) ~(m), .value = (v) \
+	}
+/* A pointer that must be NULL. */
+#define NO_POINTER(i)                                        \
+	{                                                    \
+		.index = (i), .op = FILTER_EQ, .qword = true \
+	}
+
+#define CALL(name, who_, why_, ...)                                                     \
+	{                                                                               \
+		.nr = __NR_##name, .who = (who_), .why = (why_), .arg = { __VA_ARGS__ } \
+	}
+#define IOCTL(who, request, why) CALL(ioctl, who, why, IS(1, request))
+
+/* What glibc 2.36 asks for a thread; it tells the kernel through clone() when clone3() is missing. */
+#define THREAD_FLAGS                                                                        \
+	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | \
+	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
+#define SIGSETXID  33 /* glibc's own */
+#define FUTEX_FREE (FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME)
+
+/* clang-format off */
+const struct filter_rule filter_table[] = {
+	/* --- what every thread does --- */
+	CALL(write, ALL, "eventfds, log, serial output, metrics"),
+	CALL(futex, ALL, "mutexes and condition variables: wait and wake", APART(1, FUTEX_FREE | FUTEX_WAKE, FUTEX_WAIT)),
+	CALL(futex, ALL, "the same, until a time or for one of several", APART(1, FUTEX_FREE, FUTEX_WAIT_BITSET)),
+	CALL(epoll_ctl, ALL, "a device changes what the loop watches, from a register write too"),
+	CALL(poll, ALL, "the log asks whether its sink would block"),
+	CALL(clock_gettime, ALL, "times: CPU clocks, and all clocks where the vDSO cannot"),
+	CALL(rt_sigreturn, ALL, "the end of the handler that interrupts KVM_RUN"),
+	CALL(rt_sigprocmask, ALL, "glibc around pthread_kill(), raise() and the end of a thread"),
+	CALL(exit_group, ALL, "the end of the process; also from the handlers of fatal signals"),
+	IOCTL(ALL, TCSETS, "give the terminal back at the end, also after a fatal signal"),
+	IOCTL(ALL, TCGETS, "tcsetattr() looks first"),
+
+	/* --- vCPU threads --- */
+	IOCTL(VCPU, KVM_RUN, "vCPU: run the guest"),
+	IOCTL(VCPU, KVM_GET_REGS, "vCPU: tell where the guest was when KVM gave up"),
+	CALL(madvise, VCPU, "glibc frees the stack when a thread ends, after a failed start", IS(2, MADV_DONTNEED)),
+	CALL(exit, VCPU, "a thread ends after a failed start"),
+
+	/* --- main thread --- */
+	CALL(read, ALL, "eventfds, terminal or pipe of the serial input, signalfd"),
+	CALL(epoll_wait, MAIN, "the event loop"),
+	CALL(getrusage, MAIN, "GET /metrics: page faults, CPU time", IS(0, RUSAGE_SELF)),
+	CALL(openat, MAIN, "SIGUSR2: the log and the metrics file, by the path of before", IS(2, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC | O_NOCTTY)),
+	CALL(dup3, MAIN, "the log keeps its number", IS(2, O_CLOEXEC)),
+	CALL(accept4, MAIN, "an API connection", IS(3, SOCK_CLOEXEC | SOCK_NONBLOCK)),
+	CALL(getsockopt, MAIN, "whose API connection it is", IS(1, SOL_SOCKET), IS(2, SO_PEERCRED)),
+	CALL(recvfrom, MAIN, "an API request"),
+	CALL(sendto, MAIN, "its answer, to the connected peer only", NO_POINTER(4)),
+	CALL(shutdown, MAIN, "the end of an API connection"),
+	CALL(close, MAIN, "API connections"),
+	CALL(preadv, ALL, "block device: read; on a vCPU thread what a reset finds half-done"),
+	CALL(pwritev, ALL, "block device: write; the same"),
+	CALL(fdatasync, MAIN, "block device: flush"),
+	CALL(fallocate, MAIN, "block device: discard and write zeroes; balloon: give back memory of a memfd"),
+	CALL(pwrite64, MAIN, "block device: map of an overlay; zeros where there are no holes"),
+	CALL(io_uring_enter, ALL, "block device: asynchronous requests; a reset waits for them. The ring itself allows reads, writes and syncs of the drive's files only"),
+	CALL(io_uring_register, MAIN, "PATCH /drives: another file in the ring", IS(1, IORING_REGISTER_FILES_UPDATE)),
+	CALL(openat, MAIN, "PATCH /drives: another file, which has to be there", WITHOUT(2, O_CREAT | O_TRUNC | O_APPEND)),
+	CALL(openat2, MAIN, "the same in a jail"),
+	CALL(fcntl, MAIN, "the same: flags of the file", IS(1, F_SETFL)),
+	CALL(fcntl, MAIN, "the same: a duplicate for the device", IS(1, F_DUPFD_CLOEXEC)),
+	CALL(flock, MAIN, "a drive is locked while it is in use"),
+	IOCTL(MAIN, BLKGETSIZE64, "PATCH /drives: size of a block device"),
+	CALL(getrandom, MAIN, "entropy device"),
+	CALL(newfstatat, MAIN, "is the API socket still ours, before it is removed"),
+	CALL(unlink, MAIN, "remove the API socket at the end"),
+	CALL(readv, MAIN, "network: a frame from the tap"),
+	CALL(writev, MAIN, "network: a frame to the tap"),
+	IOCTL(MAIN, TUNSETOFFLOAD, "tap: what the guest's driver accepts"),
+	IOCTL(MAIN, TUNSETQUEUE, "tap: queue pairs that the guest's driver uses"),
+	CALL(socket, MAIN, "vsock: the guest connects to the host", IS(0, AF_UNIX), IS(1, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)),
+	CALL(connect, MAIN, "vsock: the same; only sockets of the line above can"),
+	CALL(sendmsg, MAIN, "vsock: data to the host"),
+	CALL(recvmsg, MAIN, "vsock: data from the host"),
+	CALL(madvise, MAIN, "balloon; vsock: give back what a connection had buffered", IS(2, MADV_DONTNEED)),
+	IOCTL(MAIN, KVM_KVMCLOCK_CTRL, "resume: the guest's watchdogs are told of the pause"),
+	CALL(brk, MAIN, "malloc"),
+	CALL(mmap, MAIN, "malloc; guest memory and run areas of vCPUs before the start", WITHOUT(2, PROT_EXEC)),
+	CALL(munmap, MAIN, "malloc"),
+	CALL(mremap, MAIN, "realloc"),
+	CALL(getpid, MAIN, "glibc for pthread_kill(), raise() and abort()"),
+	CALL(gettid, MAIN, "glibc for raise() and abort()"),
+	CALL(tgkill, MAIN, "interrupt KVM_RUN", IS(2, SIGUSR1)),
+	CALL(tgkill, MAIN, "abort() of a failed assertion", IS(2, SIGABRT)),
+	CALL(tgkill, MAIN, "end by the signal that asked for the end", IS(2, SIGTERM)),
+	CALL(tgkill, MAIN, "end by the signal that asked for the end", IS(2, SIGINT)),
+	CALL(tgkill, MAIN, "end by the signal that asked for the end", IS(2, SIGQUIT)),
+	CALL(tgkill, MAIN, "end by the signal that asked for the end", IS(2, SIGQUIT)),
+
+	/* --- main thread: PUT /snapshot/create --- */
+	CALL(openat, MAIN, "snapshot: a new file of a name that is not there", IS(2, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC)),
+	CALL(ftruncate, MAIN, "snapshot: size of the memory file"),
+	CALL(pread64, MAIN, "snapshot: what has changed since a memory file was loaded"),
+	CALL(copy_file_range, MAIN, "snapshot: what a diff leaves as it was"),
+	IOCTL(MAIN, FICLONE, "snapshot: the same"),
+	CALL(lseek, MAIN, "snapshot: data and holes of memory files"),
+	CALL(mincore, MAIN, "snapshot: memory that the guest never touched is not read"),
+	CALL(sysinfo, MAIN, "snapshot: unless the host has swapped"),
+	CALL(uname, MAIN, "snapshot: which kernel it belongs to"),
+	CALL(fsync, MAIN, "snapshot: durable before it has its name"),
+	CALL(renameat, MAIN, "snapshot: its name"),
+	CALL(unlinkat, MAIN, "snapshot: what a failed one leaves", IS(2, 0)),
+	IOCTL(MAIN, KVM_CHECK_EXTENSION, "snapshot: size of the XSAVE area"),
+	IOCTL(MAIN, KVM_GET_DIRTY_LOG, "snapshot: pages that the guest has written"),
+	IOCTL(MAIN, KVM_GET_CLOCK, "snapshot: state of the VM"),
+	IOCTL(MAIN, KVM_GET_IRQCHIP, "snapshot: state of the VM"),
+	IOCTL(MAIN, KVM_GET_PIT2, "snapshot: state of the VM"),
+	IOCTL(MAIN, KVM_GET_MSR_INDEX_LIST, "snapshot: state of a vCPU"),
+	IOCTL(MAIN, KVM_GET_MSRS, "snapshot: state of a vCPU"),
+	IOCTL(MAIN, KVM_GET_REGS, "snapshot: state of a vCPU"),
+	IOCTL(MAIN, KVM_GET_SREGS, "snapshot: state of a vCPU"),
+	IOCTL(MAIN, KVM_GET_XSAVE, "snapshot: state of a vCPU"),
+	IOCTL(MAIN, KVM_GET_XSAVE2, "snapshot: state of a vCPU"),
+	IOCTL(MAIN, KVM_GET_XCRS, "snapshot: state of a vCPU"),
+	IOCTL(MAIN, KVM_GET_DEBUGREGS, "snapshot: state of a vCPU"),
+	IOCTL(MAIN, KVM_GET_LAPIC, "snapshot: state of a vCPU"),
+	IOCTL(MAIN, KVM_GET_MP_STATE, "snapshot: state of a vCPU"),
+	IOCTL(MAIN, KVM_GET_VCPU_EVENTS, "snapshot: state of a vCPU"),
+	IOCTL(MAIN, KVM_GET_TSC_KHZ, "snapshot: state of a vCPU"),
+
+	/* --- before the start: API requests that configure, and building the machine --- */
+	CALL(seccomp, BOOT, "the filters of MAIN and VCPU", IS(0, SECCOMP_SET_MODE_FILTER), IS(1, 0)),
+	CALL(openat, BOOT, "files that the API names, /dev/kvm"),
+	CALL(openat2, BOOT, "files that the API names, in a jail"),
+	CALL(pread64, BOOT, "kernel and initrd"),
+	CALL(dup3, BOOT, "PUT /logger again", IS(2, O_CLOEXEC)),
+	CALL(eventfd2, BOOT, "interrupts and queue notifications"),
+	CALL(memfd_create, BOOT, "guest memory in a memfd", APART(1, MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB, 0)),
+	CALL(ftruncate, BOOT, "its size"),
+	CALL(socket, BOOT, "PUT /network-interfaces: is there such a tap", IS(0, AF_UNIX), IS(1, SOCK_DGRAM | SOCK_CLOEXEC)),
+	IOCTL(BOOT, SIOCGIFINDEX, "the same"),
+	IOCTL(BOOT, TUNSETIFF, "tap: attach"),
+	IOCTL(BOOT, TUNGETIFF, "tap: what an inherited descriptor is"),
+	IOCTL(BOOT, TUNSETVNETHDRSZ, "tap: size of the virtio header"),
+	CALL(bind, BOOT, "PUT /vsock"),
+	CALL(listen, BOOT, "PUT /vsock"),
+	CALL(getpgrp, BOOT, "are we in the foreground of the terminal"),
+	CALL(rt_sigaction, BOOT, "the handler that interrupts KVM_RUN", IS(0, SIGUSR1)),
+	CALL(rt_sigaction, BOOT, "glibc at the first thread", IS(0, SIGSETXID)),
+	CALL(mprotect, BOOT, "glibc: the stack of a thread behind its guard page", WITHOUT(2, PROT_EXEC)),
+	CALL(madvise, BOOT, "guest memory in huge pages", IS(2, MADV_HUGEPAGE)),
+	CALL(prctl, BOOT, "the name of a new thread", IS(0, PR_SET_NAME)),
+	CALL(set_robust_list, BOOT, "glibc in a new thread"),
+	CALL(rseq, BOOT, "glibc in a new thread"),
+	CALL(clone, BOOT, "threads, nothing else", IS(0, THREAD_FLAGS)),
+	{.nr = __NR_clone3, .who = BOOT, .error = ENOSYS, .why = "makes glibc use clone(), whose flags can be checked"},
+	CALL(fsync, BOOT, "a new overlay"),
+	CALL(io_uring_setup, BOOT, "block device: the ring of an asynchronous drive"),
+	CALL(io_uring_register, BOOT, "block device: its files", IS(1, IORING_REGISTER_FILES)),
+	CALL(io_uring_register, BOOT, "block device: what it may do", IS(1, IORING_REGISTER_RESTRICTIONS)),
+	CALL(io_uring_register, BOOT, "block device: and that is final", IS(1, IORING_REGISTER_ENABLE_RINGS)),
+	CALL(fcntl, BOOT, "files: lose O_NONBLOCK after the open", IS(1, F_SETFL)),
+	CALL(fcntl, BOOT, "devices get a duplicate of their drive", IS(1, F_DUPFD_CLOEXEC)),
+	CALL(fcntl, BOOT, "what a descriptor is", IS(1, F_GETFL)),
+	IOCTL(BOOT, BLKGETSIZE64, "block device: size"),
+	IOCTL(BOOT, TCGETS, "terminal: is it one, and its settings"),
+	IOCTL(BOOT, TIOCGPGRP, "terminal: are we in the foreground"),
+	IOCTL(BOOT, KVM_GET_API_VERSION, "KVM: what it can do"),
+	IOCTL(BOOT, KVM_CHECK_EXTENSION, "KVM: what it can do"),
+	IOCTL(BOOT, KVM_GET_VCPU_MMAP_SIZE, "KVM: what it can do"),
+	IOCTL(BOOT, KVM_GET_SUPPORTED_CPUID, "KVM: what it can do"),
+	IOCTL(BOOT, KVM_CREATE_VM, "KVM: the VM"),
+	IOCTL(BOOT, KVM_SET_USER_MEMORY_REGION, "VM: memory"),
+	IOCTL(BOOT, KVM_SET_TSS_ADDR, "VM: as VMX needs"),
+	IOCTL(BOOT, KVM_CREATE_IRQCHIP, "VM: interrupt controllers"),
+	IOCTL(BOOT, KVM_CREATE_PIT2, "VM: timer, if asked for"),
+	IOCTL(BOOT, KVM_IOEVENTFD, "VM: queue notifications"),
+	IOCTL(BOOT, KVM_IRQFD, "VM: interrupts"),
+	IOCTL(BOOT, KVM_CREATE_VCPU, "VM: vCPUs"),
+	IOCTL(BOOT, KVM_SET_CPUID2, "vCPU: state at the start"),
+	IOCTL(BOOT, KVM_GET_MSRS, "vCPU: what a CPU template changes bits of"),
+	IOCTL(BOOT, KVM_SET_MSRS, "vCPU: state at the start"),
+	IOCTL(BOOT, KVM_GET_SREGS, "vCPU: state at the start"),
+	IOCTL(BOOT, KVM_SET_SREGS, "vCPU: state at the start"),
+	IOCTL(BOOT, KVM_SET_REGS, "vCPU: state at the start"),
+	IOCTL(BOOT, KVM_GET_LAPIC, "vCPU: state at the start"),
+	IOCTL(BOOT, KVM_SET_LAPIC, "vCPU: state at the start"),
+
+	/* --- before the start: PUT /snapshot/load --- */
+	IOCTL(BOOT, KVM_SET_CLOCK, "restore: state of the VM"),
+	IOCTL(BOOT, KVM_SET_IRQCHIP, "restore: state of the VM"),
+	IOCTL(BOOT, KVM_SET_PIT2, "restore: state of the VM"),
+	IOCTL(BOOT, KVM_SET_XSAVE, "restore: state of a vCPU"),
+	IOCTL(BOOT, KVM_SET_XCRS, "restore: state of a vCPU"),
+	IOCTL(BOOT, KVM_SET_DEBUGREGS, "restore: state of a vCPU"),
+	IOCTL(BOOT, KVM_SET_MP_STATE, "restore: state of a vCPU"),
+	IOCTL(BOOT, KVM_SET_VCPU_EVENTS, "restore: state of a vCPU"),
+	IOCTL(BOOT, KVM_SET_TSC_KHZ, "restore: state of a vCPU"),
+	CALL(userfaultfd, BOOT, "restore: memory that another process brings", IS(0, O_CLOEXEC | O_NONBLOCK)),
+	IOCTL(BOOT, USERFAULTFD_IOC_NEW, "restore: the same"),
+	IOCTL(BOOT, UFFDIO_API, "restore: the same"),
+	IOCTL(BOOT, UFFDIO_REGISTER, "restore: the same"),
+	CALL(socket, BOOT, "restore: connect to that process", IS(0, AF_UNIX), IS(1, SOCK_STREAM | SOCK_CLOEXEC)),
+};
+/* clang-format on */
+
+const size_t filter_table_len = ARRAY_SIZE(filter_table);

@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "snapshot/output.h"
+#include "snapshot/snapshot.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+
+void snapshot_history_init(struct snapshot_history *h)
+{
+	*h = (struct snapshot_history){.memory_fd = -1, .uffd = -1, .handler = -1};
+}
+
+void snapshot_history_finish(struct snapshot_history *h)
+{
+	fd_close(&h->memory_fd);
+	fd_close(&h->uffd);
+	fd_close(&h->handler);
+	pageset_finish(&h->reported);
+	snapshot_history_init(h);
+}
+
+/* One creation on its way. */
+struct job {
+	struct vm_machine *m;
+	struct snapshot_history *h;
+	const struct snapshot_create_params *p;
+	struct output out;
+	struct state state;
+	struct pageset pages; /* to be written */
+	struct pageset dirty; /* taken from the tracking, to be put back on failure */
+	struct memory_table table;
+	bool merge; /* the file before is completed */
+};
+
+static bool tracked(const struct job *j)
+{
+	return j->m->mem.dirty;
+}
+
+/* Whether `changed pages` means anything: there is something that they are changes of. */
+static bool can_diff(const struct job *j)
+{
+	if (!j->p->diff || snapshot_id_none(&j->h->last))
+		return false;
+	return tracked(j) || j->m->mem.backing == GMEM_FILE || j->h->lazy;
+}
+
+/* The file under the final name is the one that the last snapshot wrote, or was loaded from. */
+static bool replaces_last(const struct job *j)
+{
+	const struct output_file *f = &j->out.memory;
+	struct stat last, there;
+
+	return j->h->memory_fd >= 0 && fstat(j->h->memory_fd, &last) == 0 &&
+	       fstatat(f->dir, f->name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       last.st_dev == there.st_dev && last.st_ino == there.st_ino &&
+	       (uint64_t)there.st_size == gmem_size(&j->m->mem);
+}
+
+/* The tracking begins anew with every snapshot, whether it needs what was tracked or not. */
+static int take_dirty(struct job *j, struct err *e)
+{
+	if (!tracked(j))
+		return 0;
+	for (unsigned i = 0; i < j->m->virtio_count; i++) {
+		const struct virtio_device *d = j->m->virtio[i].dev;
+
+		for (unsigned q = 0; q < d->num_queues; q++)
+			virtq_mark(&d->queue[q]);
+	}
+	return memory_take_dirty(&j->m->mem, &j->m->kvm, &j->dirty, e);
+}
+
+/*
+ * Without tracking: what differs from the file that was loaded, and what an earlier diff had, since
+ * it may be merged before this one. Of memory from a handler: every page that it has brought.
+ */
+static int find_changed(struct job *j, struct err *e)
+{
+	const struct gmem *mem = &j->m->mem;
+	int r = j->h->lazy ? memory_present(mem, false, &j->pages, e)
+			   : memory_changed(mem, &j->pages, e);
+
+	if (r == 0 && !j->h->reported.bit)
+		r = pageset_init(&j->h->reported, j->pages.pages, e);
+	if (r < 0)
+		return r;
+	pageset_add_all(&j->h->reported, &j->pages);
+	pageset_add_all(&j->pages, &j->h->reported);
+	return 0;
+}
+
+static int choose_pages(struct job *j, struct err *e)
+{
+	uint64_t pages = gmem_size(&j->m->mem) / GMEM_PAGE;
+	bool diff = can_diff(j);
+	int r = pageset_init(&j->pages, pages, e);
+
+	if (r == 0)
+		r = pageset_init(&j->dirty, pages, e);
+	if (r == 0)
+		r = take_dirty(j, e);
+	if (r < 0)
+		return r;
+	if (!diff)
+		return memory_present(&j->m->mem, j->h->lazy, &j->pages, e);
+	j->merge = replaces_last(j);
+	if (!j->merge) {
+		j->state.meta.parent = j->h->last;
+		if (!tracked(j))
+			j->state.meta.origin = j->h->origin;
+	}
+	if (!tracked(j))
+		return find_changed(j, e);
+	pageset_add_all(&j->pages, &j->dirty);
+	return 0;
+}
+
+/* What the table says of pages that were copied, not written. */
+static int rescan(struct job *j, struct err *e)
+{
+	struct pageset all = {0};
+	int r = pageset_init(&all, j->pages.pages, e);
+
+	/* Guest memory is what the file holds now: the table of a full one. */
+	if (r == 0)
+		r = memory_present(&j->m->mem, j->h->lazy, &all, e);
+	if (r == 0)
+		r = memory_tabulate(&j->m->mem, &all, &j->table, e);
+	pageset_finish(&j->pages);
+	j->pages = all;
+	return r;
+}
+
+static int write_memory(struct job *j, struct err *e)
+{
+	int fd = j->out.memory.fd;
+	int r = choose_pages(j, e);
+	bool diff = state_is_diff(&j->state.meta);
+
+	if (r == 0 && j->merge)
+		r = memory_copy_rest(j->h->memory_fd, fd, &j->pages, e);
+	if (r == 0 && ftruncate(fd, (off_t)gmem_size(&j->m->mem)) < 0)
+		r = err_sys(e, "size the memory file");
+	if (r == 0)
+		r = memory_write(&j->m->mem, fd, &j->pages, !diff && !j->merge, &j->table, e);
+	if (r == 0 && j->merge) {
+		memory_table_finish(&j->table);
+		r = rescan(j, e);
+	}
+	return r;
+}
+
+static void fill_meta(struct job *j)
+{
+	struct state_meta *meta = &j->state.meta;
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	meta->created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	snprintf(meta->made_by, sizeof(meta->made_by), "%s", SPORE_VERSION);
+	meta->host = x86_host_fingerprint();
+	meta->mem_size = gmem_size(&j->m->mem);
+	meta->mem_inode = j->out.memory.inode;
+	meta->mem_written = pageset_count(&j->pages);
+	meta->probes =
+		memory_choose_probes(&j->m->mem, &j->pages, state_is_diff(meta), meta->probe);
+}
+
+static int write_state(struct job *j, struct err *e)
+{
+	struct snapfile_writer out;
+	int r;
+
+	fill_meta(j);
+	r = state_write(&j->state, j->m, &j->table, &out, e);
+	if (r == 0) {
+		r = fd_write_full(j->out.state.fd, out.wire.buf, out.wire.pos);
+		if (r < 0)
+			err_set(e, -r, "write '%s': %s", j->p->snapshot_path, strerror(-r));
+	}
+	snapfile_drop(&out);
+	return r;
+}
+
+static uint64_t lap_us(uint64_t *last)
+{
+	uint64_t now = now_ns(), us = (now - *last) / 1000;
+
+	*last = now;
+	return us;
+}
+
+static int run(struct job *j, struct snapshot_report *report, struct err *e)
+{
+	uint64_t start = now_ns(), last = start;
+	int r = state_save(&j->state, j->m, e);
+
+	report->state_us = lap_us(&last);
+	if (r == 0)
+		r = write_memory(j, e);
+	report->memory_us = lap_us(&last);
+	if (r == 0)
+		r = write_state(j, e);
+	if (r == 0)
+		r = output_commit(&j->out, e);
+	report->commit_us = lap_us(&last);
+	report->total_us = (last - start) / 1000;
+	report->pages = j->state.meta.mem_written;
+	report->diff = state_is_diff(&j->state.meta);
+	return r;
+}
+
+/* The next diff is of this one. */
+static void remember(struct job *j)
+{
+	j->h->last = j->state.meta.id;
+	fd_close(&j->h->memory_fd);
+	/* Only a complete file can be completed again. */
+	if (!state_is_diff(&j->state.meta))
+		j->h->memory_fd = TAKE_FD(j->out.memory.fd);
+}
+
+static void job_finish(struct job *j)
+{
+	output_drop(&j->out);
+	memory_table_finish(&j->table);
+	pageset_finish(&j->pages);
+	pageset_finish(&j->dirty);
+	state_finish(&j->state);
+}
+
+/* Half a megabyte of states is not for the stack. */
+static int create(struct job *j, struct snapshot_report *report, struct err *e)
+{
+	int r = output_create(&j->out, j->p->snapshot_path, j->p->mem_file_path, e);
+
+	if (r < 0)
+		return r;
+	if (getrandom(&j->state.meta.id, sizeof(j->state.meta.id), 0) != sizeof(j->state.meta.id))
+		r = err_sys(e, "choose an id");
+	j->state.config = j->p->config;
+	j->state.config_len = j->p->config_len;
+	if (r == 0)
+		r = run(j, report, e);
+	/* A drained device goes on with what it has put back. */
+	for (unsigned i = 0; i < j->m->virtio_count; i++)
+		if (j->m->virtio[i].dev->ops->drain)
+			virtio_mmio_kick(&j->m->virtio[i]);
+	if (r == 0)
+		remember(j);
+	else if (j->dirty.bit)
+		memory_put_back(&j->m->mem, &j->dirty);
+	job_finish(j);
+	return r;
+}
+
+int snapshot_create(struct vm *vm, struct snapshot_history *h,
+		    const struct snapshot_create_params *p, struct snapshot_report *report,
+		    struct err *e)
+{
+	struct job *j;
+	int r;
+
+	*report = (struct snapshot_report){0};
+	if (vm->phase != VM_PAUSED)
+		return err_set(e, EINVAL, "the microVM has to be paused");
+	j = calloc(1, sizeof(*j));
+	if (!j)
+		return err_set(e, ENOMEM, "out of memory");
+	j->m = vm->machine;
+	j->h = h;
+	j->p = p;
+	r = create(j, report, e);
+	free(j);
+	if (r == 0)
+		log_info("%s snapshot in %llu us: state %llu, memory %llu (%llu pages), "
+			 "commit %llu",
+			 report->diff ? "diff" : "full", (unsigned long long)report->total_us,
+			 (unsigned long long)report->state_us,
+			 (unsigned long long)report->memory_us, (unsigned long long)report->pages,
+			 (unsigned long long)report->commit_us);
+	return r;
+}

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The order of a restore, and why it is this one.
+ *
+ *  1. The state file is read and judged as a whole, before anything is made of it. Then the
+ *     configuration in it is applied, as if the API had been asked for each piece: that opens
+ *     drives and network devices and refuses what cannot be.
+ *  2. Memory is mapped: one call, whatever its size. No page is read but a few that tell whether
+ *     the file belongs to the state.
+ *  3. The VM, its memory slots and only then its interrupt controllers: a slot that is set after them
+ *     waits milliseconds for the kernel (vmm/kvm.h).
+ *  4. The host's KVM is compared with what the vCPUs need, so that a host which lacks something is
+ *     refused with its name and not by an ioctl's error.
+ *  5. Devices are created as for a start, then get their state. Their queues go live and read
+ *     guest memory, so not before 2; they signal interrupts, so not before 3.
+ *  6. vCPUs: vmm/x86_state.h has the order of their ioctls.
+ *  7. Interrupt controllers and clock. An IOAPIC that is set delivers what is pending in it to the
+ *     local APICs, so not before 6. The clock behind the vCPUs' MSRs, which turn it on.
+ *  8. VMGenID and VMClock change, and the guest is told by an interrupt (vmm/identity.h): not before
+ *     7, which would overwrite it. Then threads, parked, and filters. Nothing can fail any more.
+ *  9. Every queue is served once and every interrupt that is due raised again: what was in the air
+ *     when the state was saved (virtio/mmio_state.h, vmm/kvm_state.h).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "snapshot/output.h"
+#include "snapshot/snapshot.h"
+#include "snapshot/uffd.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+
+/* One load on its way. */
+struct load {
+	struct vm *vm;
+	struct snapshot_history *h;
+	const struct snapshot_load_params *p;
+	struct state state;
+	struct vm_machine *m;
+	struct x86_host host;
+	uint64_t last_ns;
+};
+
+static uint64_t lap_us(struct load *l)
+{
+	uint64_t now = now_ns(), us = (now - l->last_ns) / 1000;
+
+	l->last_ns = now;
+	return us;
+}
+
+static int read_state(struct load *l, struct err *e)
+{
+	cleanup_fd int fd = fd_open_file(l->p->snapshot_path, O_RDONLY, false, e);
+
+	if (fd < 0)
+		return fd;
+	if (state_read(&l->state, fd, e) < 0)
+		return err_wrap(e, "state file '%s'", l->p->snapshot_path);
+	return 0;
+}
+
+static int configure(struct load *l, struct err *e)
+{
+	struct machine_config *c = &l->vm->config.machine;
+	const struct state_meta *meta = &l->state.meta;
+
+	if (l->p->configure(l->p->arg, l->state.config, l->state.config_len, e) < 0)
+		return err_wrap(e, "configuration in '%s'", l->p->snapshot_path);
+	if (c->vcpu_count != meta->vcpus || MIB(c->mem_size_mib) != meta->mem_size)
+		return err_set(
+			e, EINVAL,
+			"state file '%s': configured are %u vCPUs and %llu MiB, saved are %u "
+			"and %llu",
+			l->p->snapshot_path, c->vcpu_count, (unsigned long long)c->mem_size_mib,
+			meta->vcpus, (unsigned long long)(meta->mem_size >> 20));
+	c->track_dirty_pages = l->p->track_dirty_pages;
+	switch (l->p->huge_pages) {
+	case SNAPSHOT_PAGES_AS_SAVED:
+		break;
+	case SNAPSHOT_PAGES_NONE:
+		c->huge_pages = HUGE_PAGES_NONE;
+		break;
+	case SNAPSHOT_PAGES_TRANSPARENT:
+		c->huge_pages = HUGE_PAGES_TRANSPARENT;
+		break;
+	case SNAPSHOT_PAGES_2M:
+		c->huge_pages = HUGE_PAGES_2M;
+		break;
+	}
+	return 0;
+}
+
+/* --- memory --- */
+
+static int explain_probes(const struct load *l, int r, struct err *e)
+{
+	if (r != -ESTALE)
+		return err_set(e, -r, "read: %s", strerror(-r));
+	if (state_is_diff(&l->state.meta))
+		return err_set(e, ESTALE,
+			       "it is not the memory of this diff snapshot: has it been merged "
+			       "with the memory of the one before?");
+	return err_set(e, ESTALE, "it is not the memory of this snapshot");
+}
+
+static int map_file(struct load *l, const struct gmem_region *ram, unsigned count, struct err *e)
+{
+	const struct state_meta *meta = &l->state.meta;
+	int fd = output_open_memory(l->p->backend_path, meta->mem_inode, e);
+	int r;
+
+	if (fd < 0)
+		return fd;
+	r = gmem_init_file(&l->m->mem, ram, count, fd, e);
+	if (r == 0) {
+		r = memory_check_probes(l->m->mem.fd, meta->probe, meta->probes);
+		if (r < 0)
+			explain_probes(l, r, e);
+	}
+	return r < 0 ? err_wrap(e, "memory file '%s'", l->p->backend_path) : 0;
+}
+
+static int map_lazily(struct load *l, const struct gmem_region *ram, unsigned count, struct err *e)
+{
+	enum huge_pages pages = l->vm->config.machine.huge_pages;
+	int r = gmem_init(&l->m->mem, ram, count,
+			  pages == HUGE_PAGES_2M ? GMEM_HUGETLB_2M : GMEM_ANON,
+			  pages == HUGE_PAGES_TRANSPARENT, e);
+
+	if (r < 0)
+		return r;
+	l->h->lazy = true;
+	return uffd_serve(&l->m->mem, l->p->backend_path, &l->h->uffd, &l->h->handler, e);
+}
+
+static int build_memory(struct load *l, struct err *e)
+{
+	struct gmem_region ram[2];
+	unsigned n = layout_ram(l->state.meta.mem_size, ram);
+
+	switch (l->p->backend) {
+	case SNAPSHOT_BACKEND_FILE:
+		return map_file(l, ram, n, e);
+	case SNAPSHOT_BACKEND_UFFD:
+		return map_lazily(l, ram, n, e);
+	}
+	return err_set(e, EINVAL, "no memory backend");
+}
+
+/* --- machine --- */
+
+static int compare_host(struct load *l, struct err *e)
+{
+	const struct machine_config *c = &l->vm->config.machine;
+	const struct x86_topology t = {.vcpus = c->vcpu_count, .smt = c->smt};
+	int r = kvm_state_check(&l->state.kvm, c->pit, e);
+
+	if (r < 0 || l->state.meta.host == x86_host_fingerprint())
+		return r;
+	r = x86_host_init(&l->host, &l->m->kvm, e);
+	/* All vCPUs have the same features. */
+	return r == 0 ? x86_state_check(&l->state.vcpu[0], &l->host, &t, l->m->kvm.tsc_deadline, 0,
+					e)
+		      : r;
+}
+
+static int restore_devices(struct load *l, struct err *e)
+{
+	struct vm_machine *m = l->m;
+	int r = machine_build_devices(m, &l->vm->config, e);
+
+	if (r < 0)
+		return r;
+	if (m->virtio_count != l->state.virtio_count)
+		return err_set(e, EINVAL, "%u virtio devices are configured, %u were saved",
+			       m->virtio_count, l->state.virtio_count);
+	for (unsigned i = 0; r == 0 && i < m->virtio_count; i++) {
+		r = state_read_device(&l->state, i, m->virtio[i].dev, e);
+		if (r == 0)
+			r = virtio_mmio_restore(&m->virtio[i], &l->state.virtio[i], e);
+	}
+	return r;
+}
+
+static int restore_vcpus(struct load *l, struct err *e)
+{
+	struct vm_machine *m = l->m;
+	int r = vcpu_set_init(&m->vcpus, &m->kvm, m->vcpu, l->state.meta.vcpus, &m->pio, &m->mmio,
+			      e);
+
+	for (unsigned i = 0; r == 0 && i < l->state.meta.vcpus; i++)
+		r = x86_state_restore(&l->state.vcpu[i], &m->vcpu[i], e);
+	if (r == 0)
+		r = kvm_state_restore(&l->state.kvm, &m->kvm, l->p->clock_realtime, e);
+	return r;
+}
+
+static void raise_again(struct load *l)
+{
+	struct vm_machine *m = l->m;
+
+	serial_restore(&m->serial, &l->state.serial);
+	i8042_restore(&m->i8042, &l->state.i8042);
+	for (unsigned i = 0; i < m->virtio_count; i++)
+		virtio_mmio_kick(&m->virtio[i]);
+}
+
+static int build(struct load *l, struct err *e)
+{
+	struct vm_times *t = &l->vm->times;
+	int r;
+
+	l->last_ns = now_ns();
+	*t = (struct vm_times){.begin_us = l->last_ns / 1000};
+	r = read_state(l, e);
+	if (r == 0)
+		r = configure(l, e);
+	t->state_us = lap_us(l);
+	if (r == 0)
+		l->m = machine_create(l->vm, e);
+	if (!l->m)
+		return -e->code;
+	r = build_memory(l, e);
+	t->memory_us = lap_us(l);
+	if (r == 0)
+		r = machine_build_kvm(l->m, &l->vm->config.machine, e);
+	if (r == 0)
+		r = compare_host(l, e);
+	t->kvm_us = lap_us(l);
+	if (r == 0)
+		r = restore_devices(l, e);
+	t->devices_us = lap_us(l);
+	if (r == 0)
+		r = restore_vcpus(l, e);
+	t->vcpus_us = lap_us(l);
+	if (r == 0)
+		r = identity_renew(&l->m->identity, e);
+	if (r == 0)
+		r = machine_park(l->m, e);
+	if (r == 0)
+		raise_again(l);
+	t->run_us = lap_us(l);
+	t->total_us = l->last_ns / 1000 - t->begin_us;
+	return r;
+}
+
+static void remember(struct load *l)
+{
+	l->h->last = l->h->origin = l->state.meta.id;
+	if (l->p->backend == SNAPSHOT_BACKEND_FILE)
+		l->h->memory_fd = fcntl(l->m->mem.fd, F_DUPFD_CLOEXEC, 0);
+}
+
+static void say(const struct vm_times *t)
+{
+	log_info("snapshot loaded in %llu us: state %llu, memory %llu, KVM %llu, devices %llu, "
+		 "vCPUs %llu, run %llu",
+		 (unsigned long long)t->total_us, (unsigned long long)t->state_us,
+		 (unsigned long long)t->memory_us, (unsigned long long)t->kvm_us,
+		 (unsigned long long)t->devices_us, (unsigned long long)t->vcpus_us,
+		 (unsigned long long)t->run_us);
+}
+
+int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapshot_load_params *p,
+		  struct err *e)
+{
+	struct load *l = calloc(1, sizeof(*l));
+	int r;
+
+	if (!l)
+		return err_set(e, ENOMEM, "out of memory");
+	l->vm = vm;
+	l->h = h;
+	l->p = p;
+	r = build(l, e);
+	if (r == 0) {
+		vm->machine = l->m;
+		vm->phase = VM_PAUSED;
+		remember(l);
+		say(&vm->times);
+	} else {
+		machine_destroy(l->m);
+		snapshot_history_finish(h);
+	}
+	state_finish(&l->state);
+	free(l);
+	return r;
+}

@@ -1,0 +1,498 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include "snapshot/memory.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include "snapshot/hash.h"
+#include "vmm/base/fd.h"
+
+/* Pages whose residency is asked for at once: a vector of bytes on the stack. */
+#define WINDOW 16384u
+
+static uint8_t *page_at(const struct gmem *m, uint64_t page)
+{
+	return gmem_base(m) + page * GMEM_PAGE;
+}
+
+bool memory_is_zero(const void *page)
+{
+	const uint64_t *word = page;
+
+	return word[0] == 0 && memcmp(page, (const uint8_t *)page + 8, GMEM_PAGE - 8) == 0;
+}
+
+uint64_t memory_page_hash(const void *page, uint64_t number)
+{
+	return hash_bytes(page, GMEM_PAGE, number + 1);
+}
+
+/* --- which pages --- */
+
+/* Calls `add` for every range that is data in the file. */
+static int each_extent(int fd, uint64_t size, int (*add)(void *arg, uint64_t from, uint64_t to),
+		       void *arg, struct err *e)
+{
+	uint64_t at = 0;
+	int r = 0;
+
+	while (r == 0 && at < size) {
+		off_t data = lseek(fd, (off_t)at, SEEK_DATA);
+		off_t hole;
+
+		if (data < 0 && errno == ENXIO)
+			break;
+		if (data < 0)
+			return err_sys(e, "look for data in a memory file");
+		hole = lseek(fd, data, SEEK_HOLE);
+		if (hole < 0)
+			return err_sys(e, "look for holes in a memory file");
+		r = add(arg, (uint64_t)data, (uint64_t)hole);
+		at = (uint64_t)hole;
+	}
+	return r;
+}
+
+static int add_extent(void *arg, uint64_t from, uint64_t to)
+{
+	uint64_t first = from / GMEM_PAGE;
+
+	pageset_add_range(arg, first, (to + GMEM_PAGE - 1) / GMEM_PAGE - first);
+	return 0;
+}
+
+static int add_resident(const struct gmem *m, struct pageset *s, struct err *e)
+{
+	unsigned char resident[WINDOW];
+
+	for (uint64_t first = 0; first < s->pages; first += WINDOW) {
+		uint64_t n = MIN(s->pages - first, (uint64_t)WINDOW);
+
+		if (mincore(page_at(m, first), n * GMEM_PAGE, resident) < 0)
+			return err_sys(e, "ask which pages are resident (mincore)");
+		for (uint64_t i = 0; i < n; i++)
+			if (resident[i] & 1)
+				pageset_add(s, first + i);
+	}
+	return 0;
+}
+
+/*
+ * Adds every private page. One that the host has swapped out looks like one that was never there:
+ * when the host has anything in its swap, all pages are taken, and reading them tells.
+ */
+static int add_private(const struct gmem *m, struct pageset *s, struct err *e)
+{
+	struct sysinfo host;
+	int r = add_resident(m, s, e);
+
+	if (r < 0)
+		return r;
+	/* Asked for last: what left for the swap before this would show. */
+	if (sysinfo(&host) < 0 || host.freeswap != host.totalswap)
+		pageset_add_range(s, 0, s->pages);
+	return 0;
+}
+
+int memory_present(const struct gmem *m, bool everything, struct pageset *s, struct err *e)
+{
+	int r;
+
+	if (everything) {
+		pageset_add_range(s, 0, s->pages);
+		return 0;
+	}
+	switch (m->backing) {
+	case GMEM_MEMFD:
+		return each_extent(m->fd, gmem_size(m), add_extent, s, e);
+	case GMEM_HUGETLB_2M: /* never swapped */
+		return add_resident(m, s, e);
+	case GMEM_FILE:
+		r = each_extent(m->fd, gmem_size(m), add_extent, s, e);
+		return r < 0 ? r : add_private(m, s, e);
+	case GMEM_ANON:
+		break;
+	}
+	return add_private(m, s, e);
+}
+
+int memory_changed(const struct gmem *m, struct pageset *s, struct err *e)
+{
+	static const uint64_t batch = PAGESET_CHUNK;
+	cleanup_free uint8_t *was = malloc(batch * GMEM_PAGE);
+	struct pageset look = {0};
+	uint64_t at = 0, n;
+	int r;
+
+	if (!was)
+		return err_set(e, ENOMEM, "out of memory");
+	r = pageset_init(&look, s->pages, e);
+	if (r == 0)
+		r = add_private(m, &look, e);
+	for (; r == 0 && (n = pageset_run(&look, &at, s->pages)); at += n) {
+		n = MIN(n, batch);
+		r = fd_pread_full(m->fd, was, n * GMEM_PAGE, at * GMEM_PAGE);
+		if (r < 0)
+			err_set(e, -r, "read the memory file: %s", strerror(-r));
+		for (uint64_t i = 0; r == 0 && i < n; i++)
+			if (memcmp(was + i * GMEM_PAGE, page_at(m, at + i), GMEM_PAGE) != 0)
+				pageset_add(s, at + i);
+	}
+	pageset_finish(&look);
+	return r;
+}
+
+int memory_take_dirty(const struct gmem *m, const struct kvm *k, struct pageset *s, struct err *e)
+{
+	uint64_t first = 0;
+
+	for (unsigned i = 0; i < m->count; i++) {
+		uint64_t pages = m->region[i].len / GMEM_PAGE;
+		cleanup_free uint64_t *log = calloc((pages + 63) / 64, sizeof(*log));
+		struct kvm_dirty_log req = {.slot = i, .dirty_bitmap = log};
+
+		if (!log)
+			return err_set(e, ENOMEM, "out of memory for a bitmap of pages");
+		if (ioctl(k->vm_fd, KVM_GET_DIRTY_LOG, &req) < 0)
+			return err_sys(e, "read which pages are dirty (KVM_GET_DIRTY_LOG)");
+		/* Regions are multiples of 1 MiB but for the last one, so words do not mix. */
+		for (uint64_t w = 0; w < (pages + 63) / 64; w++)
+			s->bit[first / 64 + w] |= log[w];
+		first += pages;
+	}
+	for (uint64_t w = 0; w < (s->pages + 63) / 64; w++)
+		s->bit[w] |= atomic_exchange_explicit(&m->dirty[w], 0, memory_order_relaxed);
+	return 0;
+}
+
+void memory_put_back(const struct gmem *m, const struct pageset *s)
+{
+	for (uint64_t w = 0; m->dirty && w < (s->pages + 63) / 64; w++)
+		atomic_fetch_or_explicit(&m->dirty[w], s->bit[w], memory_order_relaxed);
+}
+
+/* --- write --- */
+
+static int write_run(const struct gmem *m, int fd, uint64_t page, uint64_t count, struct err *e)
+{
+	const uint8_t *from = page_at(m, page);
+	uint64_t off = page * GMEM_PAGE, len = count * GMEM_PAGE;
+
+	while (len > 0) {
+		ssize_t n = pwrite(fd, from, len, (off_t)off);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return err_sys(e, "write guest memory");
+		from += n;
+		off += (uint64_t)n;
+		len -= (uint64_t)n;
+	}
+	return 0;
+}
+
+/* Leaves pages of zeroes out of the chunk; adds up the hash of the others. Returns how many. */
+static unsigned weigh_chunk(const struct gmem *m, struct pageset *s, uint64_t first, bool skip,
+			    uint64_t *hash)
+{
+	uint64_t end = MIN(first + PAGESET_CHUNK, s->pages);
+	uint64_t at = first, n;
+	unsigned count = 0;
+
+	*hash = 0;
+	for (; (n = pageset_run(s, &at, end)); at += n)
+		for (uint64_t i = 0; i < n; i++) {
+			const uint8_t *page = page_at(m, at + i);
+
+			if (skip && memory_is_zero(page)) {
+				pageset_remove(s, at + i);
+				continue;
+			}
+			*hash += memory_page_hash(page, at + i);
+			count++;
+		}
+	return count;
+}
+
+static bool chunk_is_empty(const struct pageset *s, uint64_t first)
+{
+	for (unsigned i = 0; i < PAGESET_CHUNK / 64; i++)
+		if (s->bit[first / 64 + i])
+			return false;
+	return true;
+}
+
+static struct memory_chunk *add_chunk(struct memory_table *t)
+{
+	struct memory_chunk *more;
+
+	/* Room doubles when the count is a power of two. */
+	if (t->count == 0 || (t->count >= 64 && is_power_of_two(t->count))) {
+		more = realloc(t->chunk, (t->count ? t->count * 2 : 64u) * sizeof(*more));
+		if (!more)
+			return NULL;
+		t->chunk = more;
+	}
+	return &t->chunk[t->count++];
+}
+
+/* Makes the table's entry for the chunk at `first`; 0 when nothing of it is to be written. */
+static int tabulate_chunk(const struct gmem *m, struct pageset *s, uint64_t first, bool skip,
+			  struct memory_table *t, struct err *e)
+{
+	struct memory_chunk *c;
+	uint64_t hash;
+
+	if (chunk_is_empty(s, first) || weigh_chunk(m, s, first, skip, &hash) == 0)
+		return 0;
+	c = add_chunk(t);
+	if (!c)
+		return err_set(e, ENOMEM, "out of memory");
+	c->number = (uint32_t)(first / PAGESET_CHUNK);
+	c->hash = hash;
+	memcpy(c->pages, &s->bit[first / 64], sizeof(c->pages));
+	return 1;
+}
+
+static int write_chunk(const struct gmem *m, int fd, const struct pageset *s, uint64_t first,
+		       struct err *e)
+{
+	uint64_t end = MIN(first + PAGESET_CHUNK, s->pages);
+	uint64_t at = first, n;
+	int r = 0;
+
+	for (; r == 0 && (n = pageset_run(s, &at, end)); at += n)
+		r = write_run(m, fd, at, n, e);
+	return r;
+}
+
+/* Each chunk is hashed and written while it is in the processor's cache. fd -1: not written. */
+static int each_chunk(const struct gmem *m, int fd, struct pageset *s, bool skip,
+		      struct memory_table *t, struct err *e)
+{
+	int r = 0;
+
+	*t = (struct memory_table){0};
+	for (uint64_t first = 0; r >= 0 && first < s->pages; first += PAGESET_CHUNK) {
+		r = tabulate_chunk(m, s, first, skip, t, e);
+		if (r > 0 && fd >= 0)
+			r = write_chunk(m, fd, s, first, e);
+	}
+	if (r < 0)
+		memory_table_finish(t);
+	return r < 0 ? r : 0;
+}
+
+int memory_write(const struct gmem *m, int fd, struct pageset *s, bool skip_zeroes,
+		 struct memory_table *t, struct err *e)
+{
+	return each_chunk(m, fd, s, skip_zeroes, t, e);
+}
+
+int memory_tabulate(const struct gmem *m, struct pageset *s, struct memory_table *t, struct err *e)
+{
+	return each_chunk(m, -1, s, true, t, e);
+}
+
+struct copy {
+	int from, to;
+	const struct pageset *leave;
+	struct err *e;
+};
+
+static int copy_run(const struct copy *c, uint64_t page, uint64_t count)
+{
+	off_t in = (off_t)(page * GMEM_PAGE), out = in;
+	uint64_t len = count * GMEM_PAGE;
+
+	while (len > 0) {
+		ssize_t n = copy_file_range(c->from, &in, c->to, &out, len, 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return err_sys(c->e, "copy from the memory file before");
+		if (n == 0)
+			return err_set(c->e, ENODATA, "the memory file before is too short");
+		len -= (uint64_t)n;
+	}
+	return 0;
+}
+
+/* Copies the pages of the extent that are not in the set: the gaps between its runs. */
+static int copy_extent(void *arg, uint64_t from, uint64_t to)
+{
+	const struct copy *c = arg;
+	uint64_t page = from / GMEM_PAGE;
+	uint64_t end = MIN((to + GMEM_PAGE - 1) / GMEM_PAGE, c->leave->pages);
+	int r = 0;
+
+	while (r == 0 && page < end) {
+		uint64_t run = page;
+		uint64_t n = pageset_run(c->leave, &run, end);
+		uint64_t gap_end = n ? run : end;
+
+		if (gap_end > page)
+			r = copy_run(c, page, gap_end - page);
+		page = gap_end + n;
+	}
+	return r;
+}
+
+int memory_copy_rest(int base, int fd, const struct pageset *s, struct err *e)
+{
+	struct copy c = {.from = base, .to = fd, .leave = s, .e = e};
+
+	if (ioctl(fd, FICLONE, base) == 0)
+		return 0; /* the pages in `s` are written over it */
+	return each_extent(base, s->pages * GMEM_PAGE, copy_extent, &c, e);
+}
+
+/* --- table --- */
+
+void memory_table_finish(struct memory_table *t)
+{
+	free(t->chunk);
+	*t = (struct memory_table){0};
+}
+
+#define CHUNK_BYTES (sizeof(uint32_t) + sizeof(uint64_t) + PAGESET_CHUNK / 8)
+
+void memory_table_wire(struct memory_table *t, struct wire *w)
+{
+	wire_u32(w, &t->count);
+	if (!w->writing) {
+		t->chunk = NULL;
+		if (w->error || t->count > (w->len - w->pos) / CHUNK_BYTES) {
+			t->count = 0;
+			wire_fail(w, -EBADMSG);
+			return;
+		}
+		t->chunk = calloc(t->count ? t->count : 1, sizeof(*t->chunk));
+		if (!t->chunk) {
+			t->count = 0;
+			wire_fail(w, -ENOMEM);
+			return;
+		}
+	}
+	for (uint32_t i = 0; i < t->count; i++) {
+		wire_u32(w, &t->chunk[i].number);
+		wire_u64(w, &t->chunk[i].hash);
+		wire_bytes(w, t->chunk[i].pages, sizeof(t->chunk[i].pages));
+	}
+}
+
+int memory_table_check(const struct memory_table *t, uint64_t pages, struct err *e)
+{
+	for (uint32_t i = 0; i < t->count; i++) {
+		uint64_t first = (uint64_t)t->chunk[i].number * PAGESET_CHUNK;
+
+		if (first >= pages || (i && t->chunk[i].number <= t->chunk[i - 1].number))
+			return err_set(e, EINVAL, "entry %u is for chunk %u", i,
+				       t->chunk[i].number);
+		for (uint64_t p = pages - first; p < PAGESET_CHUNK; p++)
+			if (t->chunk[i].pages[p / 64] >> (p % 64) & 1)
+				return err_set(e, EINVAL, "entry %u has pages behind the end", i);
+	}
+	return 0;
+}
+
+uint64_t memory_table_count(const struct memory_table *t)
+{
+	uint64_t n = 0;
+
+	for (uint32_t i = 0; i < t->count; i++)
+		for (unsigned w = 0; w < PAGESET_CHUNK / 64; w++)
+			n += (uint64_t)__builtin_popcountll(t->chunk[i].pages[w]);
+	return n;
+}
+
+void memory_table_pages(const struct memory_table *t, struct pageset *s)
+{
+	for (uint32_t i = 0; i < t->count; i++)
+		for (unsigned w = 0; w < PAGESET_CHUNK / 64; w++)
+			s->bit[(uint64_t)t->chunk[i].number * (PAGESET_CHUNK / 64) + w] |=
+				t->chunk[i].pages[w];
+}
+
+/* --- probes --- */
+
+static void add_probe(const struct gmem *m, uint64_t page, struct memory_probe *probe, unsigned *n)
+{
+	if (*n && probe[*n - 1].page == page)
+		return;
+	probe[(*n)++] = (struct memory_probe){page, memory_page_hash(page_at(m, page), page)};
+}
+
+/* `count` pages of the set, from all over it. */
+static unsigned probe_set(const struct gmem *m, const struct pageset *s, unsigned count,
+			  struct memory_probe *probe)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t at = s->pages / count * i;
+
+		if (pageset_run(s, &at, s->pages))
+			add_probe(m, at, probe, &n);
+	}
+	return n;
+}
+
+/* The same for pages that are not in it, resident and not zero: looks into some places. */
+static unsigned probe_rest(const struct gmem *m, const struct pageset *s, unsigned count,
+			   struct memory_probe *probe)
+{
+	enum { PLACES = 64, PAGES = 64 };
+	unsigned char resident[PAGES];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < PLACES && n < count; i++) {
+		uint64_t first = s->pages / PLACES * i;
+		uint64_t pages = MIN(s->pages - first, (uint64_t)PAGES);
+
+		if (mincore(page_at(m, first), pages * GMEM_PAGE, resident) < 0)
+			continue;
+		for (uint64_t p = 0; p < pages; p++) {
+			if (!(resident[p] & 1) || pageset_has(s, first + p) ||
+			    memory_is_zero(page_at(m, first + p)))
+				continue;
+			add_probe(m, first + p, probe, &n);
+			break;
+		}
+	}
+	return n;
+}
+
+unsigned memory_choose_probes(const struct gmem *m, const struct pageset *s, bool rest,
+			      struct memory_probe probe[MEMORY_PROBES_MAX])
+{
+	unsigned n;
+
+	if (!rest)
+		return probe_set(m, s, MEMORY_PROBES_MAX, probe);
+	n = probe_set(m, s, MEMORY_PROBES_MAX / 2, probe);
+	return n + probe_rest(m, s, MEMORY_PROBES_MAX - n, probe + n);
+}
+
+int memory_check_probes(int fd, const struct memory_probe *probe, unsigned count)
+{
+	uint8_t page[GMEM_PAGE] __attribute__((aligned(8)));
+
+	for (unsigned i = 0; i < count; i++) {
+		int r = fd_pread_full(fd, page, sizeof(page), probe[i].page * GMEM_PAGE);
+
+		if (r < 0)
+			return r;
+		if (memory_page_hash(page, probe[i].page) != probe[i].hash)
+			return -ESTALE;
+	}
+	return 0;
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Snapshots of a microVM: taken of a paused one, loaded into a new process. Main thread.
+ */
+#pragma once
+
+#include "snapshot/state.h"
+#include "vmm/vm.h"
+
+/* What one process remembers between its snapshots. Zeroed: nothing yet. */
+struct snapshot_history {
+	struct snapshot_id last;   /* taken or loaded; none: the next one is complete */
+	struct snapshot_id origin; /* that the VM was loaded from; none: it was booted */
+	int memory_fd;		   /* memory file of `last`, or -1 */
+	bool lazy;		   /* memory comes from a userfaultfd handler */
+	int uffd, handler;	   /* of that; -1: none. Kept open as long as the VM lives */
+	struct pageset reported;   /* without tracking: pages that diffs since the load had */
+};
+
+void snapshot_history_init(struct snapshot_history *h);
+void snapshot_history_finish(struct snapshot_history *h);
+
+struct snapshot_create_params {
+	const char *snapshot_path;
+	const char *mem_file_path;
+	bool diff;
+	const char *config; /* what `configure` of a load will be given; borrowed */
+	size_t config_len;
+};
+
+/* What it took and made. */
+struct snapshot_report {
+	uint64_t state_us, memory_us, commit_us, total_us;
+	uint64_t pages; /* written */
+	bool diff;	/* false: the memory file is complete, also if a diff was asked for */
+};
+
+/*
+ * The VM is paused and stays so, whatever happens; what a failed one has looked at will be found by
+ * the next one. See snapshot/output.h for how both files appear.
+ *
+ * A diff has the pages that changed since the snapshot before. It is complete, and a full one,
+ * when there is none before or memory cannot tell what changed (not tracked, and not loaded from a
+ * file). When mem_file_path is the memory file of the snapshot before, the new one takes its
+ * place with the old pages in it, and is complete too.
+ */
+int snapshot_create(struct vm *vm, struct snapshot_history *h,
+		    const struct snapshot_create_params *p, struct snapshot_report *report,
+		    struct err *e);
+
+enum snapshot_backend { SNAPSHOT_BACKEND_FILE, SNAPSHOT_BACKEND_UFFD };
+enum snapshot_pages {
+	SNAPSHOT_PAGES_AS_SAVED,
+	SNAPSHOT_PAGES_NONE,
+	SNAPSHOT_PAGES_TRANSPARENT,
+	SNAPSHOT_PAGES_2M,
+};
+
+struct snapshot_load_params {
+	const char *snapshot_path;
+	enum snapshot_backend backend;
+	const char *backend_path; /* memory file, or socket of the page fault handler */
+	bool track_dirty_pages;
+	bool clock_realtime;
+	enum snapshot_pages huge_pages;
+	/* Fills vm->config from the text that snapshot_create() was given. */
+	int (*configure)(void *arg, const char *text, size_t len, struct err *e);
+	void *arg;
+};
+
+/*
+ * Builds the machine of a snapshot in a VM that was not started or configured; it is paused then.
+ * On failure the configuration may be filled in part: the process is of no use any more.
+ */
+int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapshot_load_params *p,
+		  struct err *e);

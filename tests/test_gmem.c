@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include "vmm/base/gmem.h"
+
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/base/fd.h"
+#include "vmm/layout.h"
+
+/* Two regions that follow each other in the host, but not in the guest. */
+static const struct gmem_region two[] = {
+	{.gpa = 0, .len = MIB(4)},
+	{.gpa = GIB(4), .len = MIB(2)},
+};
+
+static void init_two(struct gmem *m, enum gmem_backing backing)
+{
+	struct err e = {0};
+
+	cr_assert_eq(gmem_init(m, two, 2, backing, false, &e), 0, "%s", e.msg);
+}
+
+Test(gmem, bounds_of_each_region)
+{
+	struct gmem m;
+
+	init_two(&m, GMEM_ANON);
+	cr_assert_eq(gmem_size(&m), MIB(6));
+	cr_assert_eq(gmem_at(&m, 0, MIB(4)), m.region[0].host);
+	cr_assert_eq(gmem_at(&m, MIB(4) - 1, 1), m.region[0].host + MIB(4) - 1);
+	cr_assert_eq(gmem_at(&m, GIB(4), MIB(2)), m.region[1].host);
+	cr_assert_null(gmem_at(&m, 0, MIB(4) + 1));
+	cr_assert_null(gmem_at(&m, MIB(4) - 1, 2), "crosses into what follows in the host");
+	cr_assert_null(gmem_at(&m, MIB(4), 1));
+	cr_assert_null(gmem_at(&m, GIB(4) - 1, 1));
+	cr_assert_null(gmem_at(&m, GIB(4) - 1, 2));
+	cr_assert_null(gmem_at(&m, GIB(4) + MIB(2), 1));
+	gmem_finish(&m);
+}
+
+Test(gmem, sums_that_wrap)
+{
+	struct gmem m;
+
+	init_two(&m, GMEM_ANON);
+	cr_assert_null(gmem_at(&m, 0, UINT64_MAX));
+	cr_assert_null(gmem_at(&m, 1, UINT64_MAX));
+	cr_assert_null(gmem_at(&m, UINT64_MAX, 1));
+	cr_assert_null(gmem_at(&m, UINT64_MAX, UINT64_MAX));
+	cr_assert_null(gmem_at(&m, UINT64_MAX - 7, 16));
+	cr_assert_null(gmem_at(&m, GIB(4), UINT64_MAX - GIB(4) + 2));
+	cr_assert_null(gmem_at(&m, MIB(1), UINT64_MAX - MIB(1) + 1 + 8));
+	gmem_finish(&m);
+}
+
+Test(gmem, no_bytes_are_no_memory)
+{
+	struct gmem m;
+
+	init_two(&m, GMEM_ANON);
+	cr_assert_null(gmem_at(&m, 0, 0));
+	cr_assert_eq(gmem_read(&m, 0, NULL, 0), -EFAULT);
+	gmem_finish(&m);
+}
+
+Test(gmem, copies_are_whole_or_nothing)
+{
+	uint8_t buf[16], in[16];
+	struct gmem m;
+
+	init_two(&m, GMEM_ANON);
+	memset(in, 0x5a, sizeof(in));
+	cr_assert_eq(gmem_write(&m, MIB(4) - 8, in, 8), 0);
+	cr_assert_eq(gmem_write(&m, MIB(4) - 15, in, 16), -EFAULT);
+	memset(buf, 1, sizeof(buf));
+	cr_assert_eq(gmem_read(&m, MIB(4) - 16, buf, 16), 0);
+	for (unsigned i = 0; i < 16; i++)
+		cr_assert_eq(buf[i], i < 8 ? 0 : 0x5a);
+	memset(buf, 1, sizeof(buf));
+	cr_assert_eq(gmem_read(&m, MIB(4) - 8, buf, 9), -EFAULT);
+	cr_assert_eq(buf[0], 1);
+	gmem_finish(&m);
+}
+
+Test(gmem, host_alignment_follows_the_guest)
+{
+	struct gmem_region ram[2];
+	struct gmem m;
+	unsigned n = layout_ram(GIB(3) + MIB(64), ram);
+
+	cr_assert_eq(n, 2);
+	cr_assert_eq(gmem_init(&m, ram, n, GMEM_ANON, true, NULL), 0);
+	for (unsigned i = 0; i < n; i++)
+		cr_assert_eq(((uintptr_t)m.region[i].host - m.region[i].gpa) % MIB(2), 0);
+	gmem_finish(&m);
+}
+
+Test(gmem, odd_sizes)
+{
+	static const struct gmem_region page = {.gpa = 0x3000, .len = 4096};
+	struct gmem m;
+
+	cr_assert_eq(gmem_init(&m, &page, 1, GMEM_ANON, true, NULL), 0);
+	cr_assert_null(gmem_at(&m, 0x2fff, 1));
+	cr_assert_null(gmem_at(&m, 0x2fff, 4097));
+	memset(gmem_at(&m, 0x3000, 4096), 1, 4096);
+	gmem_finish(&m);
+}
+
+/* Memory of a memfd is seen through the descriptor, each region where the one before ends. */
+Test(gmem, memfd_is_shared)
+{
+	cleanup_fd int copy = -1;
+	struct gmem m;
+	uint32_t v = 0;
+
+	init_two(&m, GMEM_MEMFD);
+	cr_assert(fcntl(m.fd, F_GETFD) & FD_CLOEXEC);
+	cr_assert_eq(fd_size(m.fd), (int64_t)MIB(6));
+	copy = dup(m.fd);
+	v = 0x12345678;
+	cr_assert_eq(gmem_write(&m, GIB(4) + 16, &v, sizeof(v)), 0);
+	gmem_finish(&m);
+	v = 0;
+	cr_assert_eq(fd_pread_full(copy, &v, sizeof(v), MIB(4) + 16), 0);
+	cr_assert_eq(v, 0x12345678u);
+}
+
+Test(gmem, finish_gives_everything_back)
+{
+	int before = dup(0), after;
+	unsigned char resident;
+	uint8_t *host;
+	struct gmem m;
+
+	close(before);
+	init_two(&m, GMEM_MEMFD);
+	host = m.region[0].host;
+	gmem_finish(&m);
+	after = dup(0);
+	close(after);
+	cr_assert_eq(after, before);
+	cr_assert_eq(m.fd, -1);
+	cr_assert_null(gmem_at(&m, 0, 1));
+	cr_assert_eq(gmem_size(&m), 0);
+	cr_assert_eq(mincore(host, 4096, &resident), -1);
+	cr_assert_eq(errno, ENOMEM, "still mapped");
+	gmem_finish(&m); /* a second time does nothing */
+}
+
+Test(gmem, what_cannot_be_had_is_an_error)
+{
+	const struct gmem_region huge = {.gpa = 0, .len = 1ull << 60};
+	struct err e = {0};
+	struct gmem m;
+	int before = dup(0), after;
+
+	close(before);
+	cr_assert_eq(gmem_init(&m, &huge, 1, GMEM_ANON, false, &e), -ENOMEM);
+	cr_assert_eq(e.code, ENOMEM);
+	cr_assert_neq(e.msg[0], 0);
+	cr_assert_eq(gmem_init(&m, &huge, 1, GMEM_MEMFD, false, NULL), -ENOMEM);
+	after = dup(0);
+	close(after);
+	cr_assert_eq(after, before);
+}
+
+Test(gmem, huge_pages_want_a_multiple_of_their_size)
+{
+	const struct gmem_region odd = {.gpa = 0, .len = MIB(3)};
+	struct err e = {0};
+	struct gmem m;
+
+	cr_assert_eq(gmem_init(&m, &odd, 1, GMEM_HUGETLB_2M, false, &e), -EINVAL);
+	cr_assert_neq(strstr(e.msg, "2 MiB"), NULL);
+}
+
+/* More pages than any pool has: an error that names the pages, not a SIGBUS later. */
+Test(gmem, huge_pages_are_reserved_at_once)
+{
+	const struct gmem_region many = {.gpa = 0, .len = GIB(512)};
+	struct err e = {0};
+	struct gmem m;
+
+	cr_assert_lt(gmem_init(&m, &many, 1, GMEM_HUGETLB_2M, false, &e), 0);
+	cr_assert_null(m.map);
+	cr_assert_eq(m.fd, -1);
+}
+
+/* --- over a file --- */
+
+static int memory_file(uint64_t size)
+{
+	int fd = memfd_create("image", MFD_CLOEXEC);
+
+	cr_assert_eq(ftruncate(fd, (off_t)size), 0);
+	cr_assert_eq(pwrite(fd, "old", 4, MIB(4) + 8), 4);
+	return fd;
+}
+
+/* Regions are one behind the other in it; what is written never reaches it. */
+Test(gmem, file_is_private)
+{
+	int fd = memory_file(MIB(6));
+	cleanup_fd int copy = dup(fd);
+	struct err e = {0};
+	struct gmem m;
+	char buf[4];
+
+	cr_assert_eq(gmem_init_file(&m, two, 2, fd, &e), 0, "%s", e.msg);
+	cr_assert_eq(gmem_size(&m), MIB(6));
+	cr_assert_eq(gmem_base(&m) + MIB(4), m.region[1].host);
+	cr_assert_eq(gmem_read(&m, GIB(4) + 8, buf, 4), 0);
+	cr_assert_str_eq(buf, "old");
+	cr_assert_eq(gmem_write(&m, GIB(4) + 8, "new", 4), 0);
+	cr_assert_eq(gmem_read(&m, GIB(4) + 8, buf, 4), 0);
+	cr_assert_str_eq(buf, "new");
+	gmem_finish(&m);
+	cr_assert_eq(fcntl(fd, F_GETFD), -1, "owned");
+	cr_assert_eq(fd_pread_full(copy, buf, 4, MIB(4) + 8), 0);
+	cr_assert_str_eq(buf, "old");
+}
+
+/* A byte that the file lacks would be a SIGBUS later. */
+Test(gmem, file_has_to_fit)
+{
+	static const uint64_t sizes[] = {MIB(6) - 1, MIB(6) + 1, MIB(6) - 4096, MIB(12)};
+	struct gmem m;
+	struct err e;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(sizes); i++) {
+		int fd = memory_file(sizes[i]);
+
+		cr_assert_eq(gmem_init_file(&m, two, 2, fd, &e), -EINVAL);
+		cr_assert_eq(fcntl(fd, F_GETFD), -1, "taken also when it fails");
+		cr_assert_eq(m.fd, -1);
+	}
+	cr_assert_lt(gmem_init_file(&m, two, 2, -1, NULL), 0);
+}
+
+/* --- what spore has written --- */
+
+static bool dirty(const struct gmem *m, uint64_t page)
+{
+	return m->dirty[page / 64] >> (page % 64) & 1;
+}
+
+Test(gmem, writes_are_tracked_by_page)
+{
+	const uint64_t second = MIB(4) / GMEM_PAGE; /* first page of the second region */
+	struct gmem m;
+
+	init_two(&m, GMEM_ANON);
+	gmem_mark(&m, 0, 1); /* nobody wants to know: nothing happens */
+	cr_assert_eq(gmem_track(&m, NULL), 0);
+	cr_assert_eq(gmem_write(&m, 4095, "ab", 2), 0);
+	cr_assert_eq(gmem_write(&m, GIB(4) + 4096, "a", 1), 0);
+	gmem_mark(&m, MIB(4) - 1, 1);
+	gmem_mark(&m, MIB(4) - 1, 2); /* not in one region: no memory */
+	gmem_mark(&m, UINT64_MAX, 1);
+	gmem_mark(&m, GIB(4) + 8 * 4096, 0);
+	for (uint64_t page = 0; page < MIB(6) / GMEM_PAGE; page++)
+		cr_assert_eq(dirty(&m, page), page <= 1 || page == second - 1 || page == second + 1,
+			     "page %llu", (unsigned long long)page);
+	gmem_finish(&m);
+}
+
+/* The last page of all, and a range across several words of the bitmap. */
+Test(gmem, tracking_to_the_end)
+{
+	const uint64_t pages = MIB(6) / GMEM_PAGE;
+	struct gmem m;
+
+	init_two(&m, GMEM_ANON);
+	cr_assert_eq(gmem_track(&m, NULL), 0);
+	gmem_mark(&m, GIB(4), MIB(2));
+	for (uint64_t page = 0; page < pages; page++)
+		cr_assert_eq(dirty(&m, page), page >= MIB(4) / GMEM_PAGE);
+	gmem_finish(&m);
+}

@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/drive.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "virtio/block.h"
+#include "virtio/overlay.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+
+static bool same_file(int a, int b)
+{
+	struct stat sa, sb;
+
+	return a >= 0 && b >= 0 && fstat(a, &sa) == 0 && fstat(b, &sb) == 0 &&
+	       sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+}
+
+static bool writes_to_path(const struct drive *d)
+{
+	return !d->is_read_only && !d->overlay;
+}
+
+/* Whether this VM has the file open already: then the lock is ours. */
+static bool is_held(const struct config *c, int fd)
+{
+	for (unsigned i = 0; i < c->drive_count; i++)
+		if (same_file(c->drive[i].fd, fd) || same_file(c->drive[i].overlay_fd, fd))
+			return true;
+	return false;
+}
+
+/*
+ * Two drives of this VM over one file are the user's affair, as with Firecracker; not so when one of
+ * them is an overlay, or its base.
+ */
+static int check_others(const struct config *c, const struct drive *d, int fd, bool is_overlay,
+			struct err *e)
+{
+	for (unsigned i = 0; i < c->drive_count; i++) {
+		const struct drive *o = &c->drive[i];
+		bool written = writes_to_path(d) || writes_to_path(o);
+
+		if (strcmp(o->id, d->id) == 0)
+			continue;
+		if (same_file(o->overlay_fd, fd) ||
+		    (same_file(o->fd, fd) &&
+		     (is_overlay || (written && (d->overlay || o->overlay)))))
+			return err_set(e, EBUSY, "the file is in use by drive '%s'", o->id);
+	}
+	return 0;
+}
+
+static int lock(const struct config *c, int fd, bool exclusive, struct err *e)
+{
+	if (is_held(c, fd) || fd_lock(fd, exclusive) == 0)
+		return 0;
+	return err_set(e, EBUSY, "the file is in use by another microVM");
+}
+
+static int open_disk(const struct config *c, const struct drive *d, const char *path, struct err *e)
+{
+	bool writable = writes_to_path(d);
+	int fd = fd_open_file(path, writable ? O_RDWR : O_RDONLY, true, e);
+	int64_t size;
+	int r;
+
+	if (fd < 0)
+		return err_wrap(e, "path_on_host");
+	r = check_others(c, d, fd, false, e);
+	if (r == 0 && lock(c, fd, writable, e) < 0) {
+		r = d->may_share ? 0 : -EBUSY;
+		if (r == 0)
+			log_warn("drive file '%s': %s", path, e->msg);
+	}
+	if (r < 0) {
+		fd_close(&fd);
+		return err_wrap(e, "path_on_host: '%s'", path);
+	}
+	size = fd_size(fd);
+	if (size > 0 && size % BLOCK_SECTOR)
+		log_warn("drive file '%s': the guest does not see the last %lld of %lld bytes, "
+			 "which are no whole sector",
+			 path, (long long)(size % BLOCK_SECTOR), (long long)size);
+	return fd;
+}
+
+/* Opens the file, or creates it: *created. */
+static int open_or_create(const char *path, bool *created, struct err *e)
+{
+	int fd = fd_open_file(path, O_RDWR, false, e);
+
+	*created = false;
+	if (fd != -ENOENT)
+		return fd;
+	fd = fd_open_path(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+	*created = fd >= 0;
+	return fd < 0 ? err_set(e, -fd, "create '%s': %s", path, strerror(-fd)) : fd;
+}
+
+/* Formats a file that is empty; judges one that is not. */
+static int judge_overlay(int fd, int base, struct err *e)
+{
+	struct overlay *o;
+	int r = 0;
+
+	if (fd_size(fd) == 0)
+		r = overlay_format(fd, base, e);
+	if (r < 0)
+		return r;
+	o = overlay_open(fd, base, e);
+	r = o ? 0 : -e->code;
+	overlay_close(o);
+	return r;
+}
+
+/* Everything that an overlay has to be. The lock of an earlier PUT of the same drive is taken over. */
+static int take_overlay(const struct config *c, const struct drive *d, int *fd, struct err *e)
+{
+	struct drive *old = config_find_drive((struct config *)(uintptr_t)c, d->id);
+	int r = check_others(c, d, *fd, true, e);
+
+	if (r == 0 && same_file(*fd, d->fd))
+		r = err_set(e, EINVAL, "the file is path_on_host itself");
+	if (r == 0 && old && same_file(*fd, old->overlay_fd)) {
+		close(*fd);
+		*fd = fcntl(old->overlay_fd, F_DUPFD_CLOEXEC, 0);
+		r = *fd < 0 ? err_sys(e, "duplicate its descriptor") : 0;
+	} else if (r == 0) {
+		r = lock(c, *fd, true, e);
+	}
+	return r < 0 ? r : judge_overlay(*fd, d->fd, e);
+}
+
+static int open_overlay(const struct config *c, const struct drive *d, struct err *e)
+{
+	bool created;
+	int fd = open_or_create(d->overlay, &created, e), r;
+
+	if (fd < 0)
+		return err_wrap(e, "overlay");
+	r = take_overlay(c, d, &fd, e);
+	if (r == 0)
+		return fd;
+	if (created)
+		unlink(d->overlay);
+	fd_close(&fd);
+	return err_wrap(e, "overlay: '%s'", d->overlay);
+}
+
+int drive_open(struct drive *d, const struct config *c, struct err *e)
+{
+	int fd;
+
+	if (d->overlay && d->is_read_only)
+		return err_set(e, EINVAL, "overlay: the drive is read-only");
+	fd = open_disk(c, d, d->path_on_host, e);
+	if (fd < 0)
+		return fd;
+	fd_close(&d->fd);
+	d->fd = fd;
+	if (!d->overlay)
+		return 0;
+	fd = open_overlay(c, d, e);
+	if (fd < 0)
+		return fd;
+	fd_close(&d->overlay_fd);
+	d->overlay_fd = fd;
+	return 0;
+}
+
+void drive_lock_again(const struct drive *d)
+{
+	if (d->fd >= 0)
+		flock(d->fd, (writes_to_path(d) ? LOCK_EX : LOCK_SH) | LOCK_NB);
+}
+
+/* --- PATCH --- */
+
+/* Drives have their slots in the order of the configuration. */
+static struct virtio_device *device_of(struct vm *vm, const struct drive *d)
+{
+	return vm_device(vm, (unsigned)(d - vm->config.drive));
+}
+
+/* One descriptor for the configuration, one for the device. */
+static int open_twice(struct vm *vm, const struct drive *d, const char *path, int fd[2],
+		      struct err *e)
+{
+	if (d->overlay)
+		return err_set(e, EINVAL, "path_on_host: the base of an overlay cannot change");
+	fd[0] = open_disk(&vm->config, d, path, e);
+	if (fd[0] < 0)
+		return fd[0];
+	fd[1] = fcntl(fd[0], F_DUPFD_CLOEXEC, 0);
+	if (fd[1] >= 0)
+		return 0;
+	err_sys(e, "path_on_host: duplicate the descriptor of '%s'", path);
+	fd_close(&fd[0]);
+	return -e->code;
+}
+
+static int swap_file(struct vm *vm, struct drive *d, const char *path, struct err *e)
+{
+	struct virtio_device *dev = device_of(vm, d);
+	char *copy = strdup(path);
+	int fd[2], r;
+
+	if (!copy)
+		return err_set(e, ENOMEM, "out of memory");
+	r = open_twice(vm, d, path, fd, e);
+	if (r == 0) {
+		pthread_mutex_lock(dev->env.lock);
+		r = block_set_file(dev, fd[1], e);
+		pthread_mutex_unlock(dev->env.lock);
+		if (r < 0) {
+			fd_close(&fd[0]);
+			fd_close(&fd[1]);
+		}
+	}
+	if (r < 0) {
+		free(copy);
+		return r;
+	}
+	fd_close(&d->fd);
+	d->fd = fd[0];
+	free(d->path_on_host);
+	d->path_on_host = copy;
+	drive_lock_again(d);
+	return 0;
+}
+
+int drive_update(struct vm *vm, const struct drive_update *u, struct err *e)
+{
+	struct drive *d = config_find_drive(&vm->config, u->id);
+	struct virtio_device *dev;
+	int r;
+
+	if (!d)
+		return err_set(e, ENOENT, "there is no drive '%s'", u->id);
+	if (!u->path_on_host && !u->set_limiter)
+		return err_set(e, EINVAL, "neither path_on_host nor rate_limiter is given");
+	r = u->path_on_host ? swap_file(vm, d, u->path_on_host, e) : 0;
+	if (r < 0)
+		return err_wrap(e, "drive '%s'", u->id);
+	if (!u->set_limiter)
+		return 0;
+	dev = device_of(vm, d);
+	d->limiter = u->limiter;
+	pthread_mutex_lock(dev->env.lock);
+	block_set_limiter(dev, &d->limiter);
+	pthread_mutex_unlock(dev->env.lock);
+	return 0;
+}
+
+void drive_update_finish(struct drive_update *u)
+{
+	free(u->path_on_host);
+	u->path_on_host = NULL;
+}

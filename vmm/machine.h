@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The machine behind a struct vm (vmm/vm.h): for vmm/vm.c, which builds one and boots it, and for
+ * snapshot/, which builds one and puts saved state into it. Nobody else includes this. Main thread.
+ */
+#pragma once
+
+#include "vmm/identity.h"
+#include "vmm/platform.h"
+#include "vmm/pvpanic.h"
+#include "vmm/vm.h"
+
+/*
+ * What exists only once the VM has been started. Zeroed before it is built, so that a half-built
+ * one can be destroyed.
+ */
+struct vm_machine {
+	struct vm *vm;
+	struct kvm kvm;
+	struct gmem mem;
+	struct bus pio, mmio;
+	struct serial serial;
+	struct i8042 i8042;
+	pthread_mutex_t *i8042_lock;
+	struct power power;
+	struct boot_timer boot_timer;
+	struct pvpanic pvpanic;
+	struct identity identity; /* to be renewed after a restore */
+	struct virtio_mmio virtio[LAYOUT_VIRTIO_MAX];
+	int virtio_irq[LAYOUT_VIRTIO_MAX];
+	unsigned virtio_count;
+	struct vcpu_set vcpus;
+	struct vcpu vcpu[LAYOUT_VCPU_MAX];
+	struct loop_source ended;
+};
+
+/* An empty one; NULL with `e` filled on failure. */
+struct vm_machine *machine_create(struct vm *vm, struct err *e);
+/* Stops what runs and frees everything. Fine on NULL and on a half-built one. */
+void machine_destroy(struct vm_machine *m);
+
+/*
+ * The steps, in this order; in between the caller fills m->mem, and creates and sets up the vCPUs.
+ * Each returns 0, or -errno with `e` filled.
+ */
+/* VM, memory slots over m->mem, interrupt controllers. */
+int machine_build_kvm(struct vm_machine *m, const struct machine_config *c, struct err *e);
+/* Serial line, keyboard controller, virtio devices in their slots. */
+int machine_build_devices(struct vm_machine *m, const struct config *c, struct err *e);
+/* Threads; every vCPU is parked until vcpu_set_resume(). Filters are in force afterwards. */
+int machine_park(struct vm_machine *m, struct err *e);

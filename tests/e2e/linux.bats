@@ -45,7 +45,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 		boot debian-6.1.vmlinux initrd-debian-6.1.cpio . "spore.run=nproc spore.end=poweroff"
 		ends_with 3
 		said "SPORE-GUEST init"
-		grep -qx 1 "$VM_DIR/out"'
+		printed 1'
 }
 
 @test "Debian 6.1 bzImage, 4 vCPUs, 5 GiB, ext4 root on virtio-block, reboot" {
@@ -55,7 +55,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 			"spore.root=/dev/vda spore.run=nproc;grep%20MemTotal%20/proc/meminfo;echo%20root=\$(stat%20-f%20-c%20%25T%20/) spore.end=reboot"
 		ends_with 0
 		said "SPORE-GUEST root"
-		grep -qx 4 "$VM_DIR/out"
+		printed 4
 		said "root=ext2/ext3"
 		total=$(sed -n "s/^MemTotal: *\([0-9]*\) kB.*/\1/p" "$VM_DIR/out")
 		[ "$total" -gt 5000000 ] || fail "MemTotal $total"'
@@ -68,14 +68,14 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 			"spore.root=/dev/vda spore.run=nproc spore.end=poweroff"
 		ends_with 3
 		said "SPORE-GUEST root"
-		grep -qx 4 "$VM_DIR/out"'
+		printed 4'
 }
 
 @test "Debian 6.12 bzImage, 1 vCPU, 192 MiB, initrd, reboot" {
 	in_host <<<"$BOOT"'
 		boot debian-6.12.bzImage initrd-debian-6.12.cpio ".\"machine-config\".mem_size_mib = 192" "spore.run=nproc spore.end=reboot"
 		ends_with 0
-		grep -qx 1 "$VM_DIR/out"'
+		printed 1'
 }
 
 @test "minimal kernel: a panic reboots (exit 0), or with reboot=t triple-faults (exit 1)" {
@@ -101,7 +101,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 		disk
 		boot minimal.vmlinux "" "$ROOT | .\"machine-config\".vcpu_count = 4" "acpi=off spore.run=nproc;cat%20/proc/interrupts spore.end=reboot"
 		ends_with 0
-		grep -qx 4 "$VM_DIR/out"
+		printed 4
 		said "virtio0"'
 }
 
@@ -115,9 +115,9 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 		said "SPORE-GUEST root"'
 }
 
-@test "Ctrl-Alt-Del reaches init: Debian 6.1 with its own keyboard driver, and the minimal kernel" {
+@test "Ctrl-Alt-Del reaches init through the keyboard drivers of Debian 6.1 and 6.12" {
 	in_host <<<'
-		for k in debian-6.1 minimal; do
+		for k in debian-6.1 debian-6.12; do
 			vm_api
 			ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/$k.vmlinux\", \"initrd_path\": \"$GUEST/initrd-$k.cpio\",
 				\"boot_args\": \"console=ttyS0 reboot=k panic=-1 quiet pci=off cryptomgr.notests spore.run=true spore.end=sleep\"}"
@@ -137,7 +137,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 		cp --sparse=always "$GUEST/root.ext4" /tmp/root.ext4
 		vm_api
 		ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/minimal.vmlinux\",
-			\"boot_args\": \"console=ttyS0 reboot=k panic=-1 quiet pci=off spore.run=for%20i%20in%20\$(seq%2040);do%20dd%20if=/dev/urandom%20of=/f\$i%20bs=16k%20count=4%202>/dev/null;sync;echo%20tick%20\$i;done;cat%20/f*|md5sum;echo%203>/proc/sys/vm/drop_caches;cat%20/f*|md5sum spore.end=poweroff\"}"
+			\"boot_args\": \"console=ttyS0 reboot=k panic=-1 quiet pci=off spore.run=for%20i%20in%20\$(seq%20150);do%20dd%20if=/dev/urandom%20of=/f\$i%20bs=16k%20count=4%202>/dev/null;sync;echo%20tick%20\$i;done;cat%20/f*|md5sum;echo%203>/proc/sys/vm/drop_caches;cat%20/f*|md5sum spore.end=poweroff\"}"
 		ok PUT /drives/root "{\"drive_id\": \"root\", \"path_on_host\": \"/tmp/root.ext4\", \"is_root_device\": true, \"cache_type\": \"Writeback\"}"
 		ok PUT /machine-config "{\"vcpu_count\": 2, \"mem_size_mib\": 128, \"huge_pages\": \"Transparent\"}"
 		ok PUT /actions "{\"action_type\": \"InstanceStart\"}"
@@ -151,8 +151,8 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 			sleep 0.1
 		done
 		ends_with 3
-		said "tick 40"
-		[ "$(grep -E "^[0-9a-f]{32}" "$VM_DIR/out" | sort -u | wc -l)" = 1 ] || fail "the disk changed what was written"
+		said "tick 150"
+		[ "$(grep -oE "^[0-9a-f]{32}" "$VM_DIR/out" | sort | uniq -c | awk "{ print \$1 }")" = 2 ] || fail "the disk changed what was written"
 		e2fsck -fn /tmp/root.ext4'
 }
 

@@ -141,10 +141,14 @@ tiny() { # tiny GUEST [JQ]
 	ok PUT /machine-config '{"vcpu_count": 2, "mem_size_mib": 128}'
 	ok PUT /actions '{"action_type": "InstanceStart"}'
 	wait_for idle
-	[ "$(ls "/proc/$VM_PID/task" | wc -l)" = 3 ]
+	# Newer kernels add a thread of their own to the process (kvm-nx-lpage-recovery).
+	[ "$(cat "/proc/$VM_PID"/task/*/comm | grep -v '^kvm-' | sort | tr '\n' ,)" = "spore,vcpu 0,vcpu 1," ]
 }
 
 @test "an idle microVM has under 1 MiB of private memory of its own" {
+	# The program's pages are shared by all microVMs of a host: a second one makes that visible.
+	vm_api
+	other=$VM_PID
 	vm_api
 	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/idle.elf\"}"
 	ok PUT /entropy '{}'
@@ -155,6 +159,7 @@ tiny() { # tiny GUEST [JQ]
 		/^Private_(Clean|Dirty):/ { if (size < 130000) sum += $2 } END { print sum }' \
 		"/proc/$VM_PID/smaps")
 	echo "private: $private KiB"
+	kill "$other"
 	[ "$private" -lt 1024 ]
 }
 

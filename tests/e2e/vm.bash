@@ -6,6 +6,7 @@
 # host. Everything of a VM is in $VM_DIR: api.sock, out (stdout: console and log), err.
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+[ -z "${SPORE_JAIL:-}" ] || SPORE=$TOP/tests/e2e/jailed-spore
 SPORE=${SPORE:-$TOP/build/spore}
 GUEST=$TOP/build/guest
 VM_PID=
@@ -97,6 +98,11 @@ vm_kill() {
 
 said() {
 	grep -qF -- "$1" "$VM_DIR/out" || fail "the console has not said '$1'"
+}
+
+# printed LINE: the console has exactly this line (a terminal ends its lines with CR LF).
+printed() {
+	tr -d '\r' <"$VM_DIR/out" | grep -qxF -- "$1" || fail "the console has no line '$1'"
 }
 
 # config KERNEL [JQ]: a config file for --config-file; JQ edits it. Prints its path.

@@ -3,15 +3,18 @@
  * A guest that does anything: register accesses of any width, bytes anywhere in its memory, kicks,
  * against a block device (over a memfd) or the entropy device.
  *
- * Byte 0 chooses the device and whether an honest driver starts it first; the rest is a program:
+ * Byte 0 chooses the device and how far an honest driver brings it first, byte 1 the features that
+ * it takes; the rest is a program:
  *
- *	0x00..0x1f  write a register: offset (2), width (1), value (8)
- *	0x20..0x2f  read a register: offset (2), width (1)
+ *	0x00..0x1f  write a register: offset / 4 (1) and value (4); from 0x10 on offset (2),
+ *		    width (1) and value (8)
+ *	0x20..0x2f  read one: offset (2), width (1)
  *	0x30..0x4f  write memory: address (2, low region), length (1), that many bytes
  *	0x50..0x6f  a descriptor: index (1), address kind and offset (3), len (4), flags, next
  *	0x70..0x7f  put a head into the available ring
  *	0x80..0x8f  a whole block request: type (1), sector (1), data length / 128 (1)
  *	0x90..0x9f  reset and start honestly
+ *	0xa0..0xaf  negotiate, set up the queue: size (2), three addresses; DRIVER_OK
  *	other	    kick
  *
  * What must hold: no crash, no leak, no endless loop; the disk never changes its size, and not its
@@ -61,7 +64,14 @@ static int new_disk(void)
 	return fd;
 }
 
-static void access_register(struct driver *g, struct program *in, bool write)
+static void write_register(struct driver *g, struct program *in)
+{
+	uint64_t off = (take(in, 1) & 0x3f) * 4;
+
+	driver_write(g, off, (uint32_t)take(in, 4));
+}
+
+static void access_bytes(struct driver *g, struct program *in, bool write)
 {
 	uint64_t off = take(in, 2) & 0xfff;
 	unsigned width = 1u << (take(in, 1) & 3);
@@ -105,7 +115,25 @@ static void write_descriptor(struct driver *g, struct program *in)
 	uint16_t next = (uint16_t)take(in, 1);
 
 	/* Beyond the queue's own table this builds an indirect one. */
-	driver_desc(g, 0, i, (struct virtq_desc){addr, len, flags, next});
+	if (gmem_at(&g->mem, g->queue[0].desc + sizeof(struct virtq_desc) * i, 16))
+		driver_desc(g, 0, i, (struct virtq_desc){addr, len, flags, next});
+}
+
+static void set_up_queue(struct driver *g, struct program *in, uint64_t features)
+{
+	struct driver_queue honest = g->queue[0];
+
+	must(driver_negotiate(g, features), "offered features are accepted");
+	g->queue[0] = (struct driver_queue){
+		.size = (uint16_t)take(in, 2),
+		.desc = take_address(in),
+		.avail = take_address(in),
+		.used = take_address(in),
+	};
+	/* Rings that the device refused are nothing to put descriptors into. */
+	if (!driver_set_queue(g, 0))
+		g->queue[0] = honest;
+	driver_ok(g);
 }
 
 static void add_request(struct driver *g, struct program *in)
@@ -124,15 +152,15 @@ static void add_request(struct driver *g, struct program *in)
 	driver_add(g, 0, buf, 3);
 }
 
-static void run(struct driver *g, struct program *in)
+static void run(struct driver *g, struct program *in, uint64_t features)
 {
 	while (in->p < in->end) {
 		uint8_t op = (uint8_t)take(in, 1);
 
-		if (op < 0x20)
-			access_register(g, in, true);
+		if (op < 0x10)
+			write_register(g, in);
 		else if (op < 0x30)
-			access_register(g, in, false);
+			access_bytes(g, in, op < 0x20);
 		else if (op < 0x50)
 			write_memory(g, in);
 		else if (op < 0x70)
@@ -142,7 +170,9 @@ static void run(struct driver *g, struct program *in)
 		else if (op < 0x90)
 			add_request(g, in);
 		else if (op < 0xa0)
-			driver_start(g, driver_offered(g));
+			driver_start(g, features);
+		else if (op < 0xb0)
+			set_up_queue(g, in, features);
 		else
 			driver_kick(g, 0);
 	}
@@ -169,9 +199,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		.id = "fuzz",
 		.read_only = how & 2,
 		.writeback = how & 4,
+		.async = how & 16,
+		.queues = how & 32 ? 4 : 1,
 	};
 	bool block = !(how & 1);
 	struct virtio_device *d;
+	uint64_t features;
 	struct driver g;
 	int disk;
 
@@ -183,15 +216,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		close(cfg.fd);
 	d = block ? block_create(&cfg, &g.env, NULL) : rng_create(&g.env, NULL);
 	driver_attach(&g, d);
+	features = VIRTIO_F_VERSION_1 | (driver_offered(&g) & ~(take(&in, 1) << 26));
 	driver_place_queue(&g, 0, DRIVER_QUEUE_SIZE);
-	if (!(how & 8))
-		driver_start(&g, driver_offered(&g));
+	if (how & 8)
+		driver_negotiate(&g, features);
+	else
+		driver_start(&g, features);
 
-	run(&g, &in);
+	run(&g, &in, features);
 
 	must(!(driver_read(&g, VIRTIO_MMIO_STATUS) & ~0xcfu), "the status has known bits only");
-	check_disk(disk, cfg.read_only);
 	driver_finish(&g);
+	check_disk(disk, cfg.read_only);
 	close(disk);
 	return 0;
 }

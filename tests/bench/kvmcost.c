@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kvmcost NAME ROUND: the bare cost of a start. The KVM calls that spore makes for one vCPU, 128 MiB,
+ * a serial line, a keyboard controller, a block and an entropy device, in its order, each timed, up
+ * to the first exit of a guest whose first instruction is an `out`. Nothing else is done: no
+ * device, no file, no table but the guest's three pages of page tables.
+ *
+ * Figures: one for each call, `sum` of all of them, and beside them (not in the sum) what start needs
+ * from the kernel but not from KVM: `x_memory`, `x_eventfds`, `x_thread`.
+ */
+#define _GNU_SOURCE
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include "tests/bench/bench.h"
+
+#define MEMORY	   (128ul << 20)
+#define HUGE	   (2ul << 20)
+#define CODE	   0x100000ul
+#define PAGE_TABLE 0x9000ul
+#define NOTIFY	   0xc0001050ul
+#define ENTRIES	   128
+#define IRQFDS	   4
+#define IOEVENTFDS 2
+
+static const int capabilities[] = {
+	KVM_CAP_IRQCHIP,  KVM_CAP_USER_MEMORY, KVM_CAP_SET_TSS_ADDR, KVM_CAP_EXT_CPUID,
+	KVM_CAP_MP_STATE, KVM_CAP_IRQFD,       KVM_CAP_IOEVENTFD,    KVM_CAP_IMMEDIATE_EXIT,
+};
+
+struct cost {
+	const char *name;
+	unsigned round;
+	uint64_t last, sum;
+	int kvm, vm, vcpu;
+	size_t run_size;
+	struct kvm_run *run;
+	uint8_t *memory;
+	int event[IRQFDS + IOEVENTFDS];
+	struct {
+		uint32_t nent, pad;
+		struct kvm_cpuid_entry2 entry[ENTRIES];
+	} cpuid;
+	uint64_t run_ns, thread_at;
+};
+
+static void start(struct cost *c)
+{
+	c->last = bench_now();
+}
+
+/* What was done since start() or the last stop() was `figure`. */
+static void stop(struct cost *c, const char *figure)
+{
+	uint64_t ns = bench_now() - c->last;
+
+	bench_row(c->name, c->round, figure, ns);
+	if (figure[0] != 'x')
+		c->sum += ns;
+	start(c);
+}
+
+static int call(int fd, unsigned long request, unsigned long arg, const char *name)
+{
+	int r = ioctl(fd, request, arg);
+
+	if (r < 0)
+		err(1, "%s", name);
+	return r;
+}
+
+/* The name in messages and, without "KVM_", in the CSV is the request's own. */
+#define CALL(fd, request, arg) call(fd, request, (unsigned long)(arg), #request)
+#define TIMED(c, fd, request, arg)                    \
+	({                                            \
+		int timed_r = CALL(fd, request, arg); \
+		stop(c, &#request[4]);                \
+		timed_r;                              \
+	})
+
+static void map_memory(struct cost *c)
+{
+	uint8_t *map = mmap(NULL, MEMORY + HUGE, PROT_NONE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	c->memory = (uint8_t *)(((uintptr_t)map + HUGE - 1) & ~(HUGE - 1));
+	if (map == MAP_FAILED ||
+	    mmap(c->memory, MEMORY, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+		err(1, "map guest memory");
+}
+
+static void write_guest(struct cost *c)
+{
+	static const uint8_t code[] = {0xe6, 0x80, 0xf4}; /* out %al, $0x80; hlt */
+	uint64_t *table = (uint64_t *)(void *)(c->memory + PAGE_TABLE);
+
+	memcpy(c->memory + CODE, code, sizeof(code));
+	table[0] = (PAGE_TABLE + 0x1000) | 3;
+	table[512] = (PAGE_TABLE + 0x2000) | 3;
+	for (uint64_t i = 0; i < 512; i++)
+		table[1024 + i] = i << 21 | 0x83;
+}
+
+static void create_vm(struct cost *c)
+{
+	struct kvm_userspace_memory_region slot = {.memory_size = MEMORY,
+						   .userspace_addr = (uintptr_t)c->memory};
+
+	start(c);
+	c->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (c->kvm < 0)
+		err(1, "/dev/kvm");
+	stop(c, "open");
+	CALL(c->kvm, KVM_GET_API_VERSION, 0);
+	for (size_t i = 0; i < sizeof(capabilities) / sizeof(capabilities[0]); i++)
+		CALL(c->kvm, KVM_CHECK_EXTENSION, capabilities[i]);
+	CALL(c->kvm, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER);
+	c->run_size = (size_t)CALL(c->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+	stop(c, "checks");
+	c->vm = TIMED(c, c->kvm, KVM_CREATE_VM, 0);
+	TIMED(c, c->vm, KVM_SET_USER_MEMORY_REGION, &slot);
+	TIMED(c, c->vm, KVM_SET_TSS_ADDR, 0xfffbd000);
+	TIMED(c, c->vm, KVM_CREATE_IRQCHIP, 0);
+}
+
+static void bind_events(struct cost *c)
+{
+	for (unsigned i = 0; i < IRQFDS + IOEVENTFDS; i++)
+		c->event[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	stop(c, "x_eventfds");
+	for (unsigned i = 0; i < IRQFDS; i++) {
+		struct kvm_irqfd irq = {.fd = (uint32_t)c->event[i], .gsi = i + 4};
+
+		CALL(c->vm, KVM_IRQFD, &irq);
+	}
+	stop(c, "IRQFD");
+	for (unsigned i = 0; i < IOEVENTFDS; i++) {
+		struct kvm_ioeventfd io = {
+			.addr = NOTIFY + i * 0x1000,
+			.len = 4,
+			.fd = c->event[IRQFDS + i],
+			.flags = KVM_IOEVENTFD_FLAG_DATAMATCH,
+		};
+
+		CALL(c->vm, KVM_IOEVENTFD, &io);
+	}
+	stop(c, "IOEVENTFD");
+}
+
+static struct kvm_segment segment(uint16_t selector, uint8_t type)
+{
+	return (struct kvm_segment){.limit = ~0u,
+				    .selector = selector,
+				    .type = type,
+				    .present = 1,
+				    .s = 1,
+				    .g = 1,
+				    .l = type == 11,
+				    .db = type != 11};
+}
+
+static void set_registers(struct cost *c)
+{
+	struct kvm_regs regs = {.rip = CODE, .rflags = 2, .rsp = PAGE_TABLE};
+	struct kvm_lapic_state lapic;
+	struct kvm_sregs s;
+
+	TIMED(c, c->vcpu, KVM_GET_SREGS, &s);
+	s.cs = segment(0x10, 11);
+	s.ds = s.es = s.fs = s.gs = s.ss = segment(0x18, 3);
+	s.tr = (struct kvm_segment){.limit = 0x67, .selector = 0x20, .type = 11, .present = 1};
+	s.cr0 = 1u << 31 | 1u << 4 | 1;
+	s.cr3 = PAGE_TABLE;
+	s.cr4 = 1u << 5;
+	s.efer = 1u << 8 | 1u << 10;
+	start(c);
+	TIMED(c, c->vcpu, KVM_SET_SREGS, &s);
+	TIMED(c, c->vcpu, KVM_SET_REGS, &regs);
+	TIMED(c, c->vcpu, KVM_GET_LAPIC, &lapic);
+	TIMED(c, c->vcpu, KVM_SET_LAPIC, &lapic);
+}
+
+static void create_vcpu(struct cost *c)
+{
+	struct { /* struct kvm_msrs with its entries */
+		uint32_t count, pad;
+		struct kvm_msr_entry entry[2];
+	} msrs = {2, 0, {{.index = 0x1a0, .data = 1}, {.index = 0x2ff, .data = 0xc06}}};
+
+	c->vcpu = TIMED(c, c->vm, KVM_CREATE_VCPU, 0);
+	c->run = mmap(NULL, c->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, c->vcpu, 0);
+	if (c->run == MAP_FAILED)
+		err(1, "map the run area");
+	stop(c, "mmap");
+	c->cpuid.nent = ENTRIES;
+	TIMED(c, c->kvm, KVM_GET_SUPPORTED_CPUID, &c->cpuid);
+	TIMED(c, c->vcpu, KVM_SET_CPUID2, &c->cpuid);
+	TIMED(c, c->vcpu, KVM_SET_MSRS, &msrs);
+	set_registers(c);
+}
+
+static void *run(void *arg)
+{
+	struct cost *c = arg;
+	uint64_t begin = bench_now();
+
+	c->thread_at = begin;
+	CALL(c->vcpu, KVM_RUN, 0);
+	c->run_ns = bench_now() - begin;
+	if (c->run->exit_reason != KVM_EXIT_IO)
+		errx(1, "first exit has reason %u", c->run->exit_reason);
+	return NULL;
+}
+
+int main(int argc, char *argv[])
+{
+	static struct cost c;
+	pthread_t thread;
+	uint64_t begin;
+
+	if (argc != 3)
+		errx(2, "usage: kvmcost NAME ROUND");
+	c.name = argv[1];
+	c.round = (unsigned)atoi(argv[2]);
+	start(&c);
+	map_memory(&c);
+	stop(&c, "x_memory");
+	write_guest(&c);
+	create_vm(&c);
+	bind_events(&c);
+	create_vcpu(&c);
+	begin = bench_now();
+	if (pthread_create(&thread, NULL, run, &c) || pthread_join(thread, NULL))
+		errx(1, "vCPU thread");
+	bench_row(c.name, c.round, "x_thread", c.thread_at - begin);
+	bench_row(c.name, c.round, "RUN", c.run_ns);
+	bench_row(c.name, c.round, "sum", c.sum + c.run_ns);
+	fflush(stdout);
+	_exit(0);
+}

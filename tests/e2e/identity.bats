@@ -1,0 +1,95 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+#
+# VMGenID and pvpanic with Linux guests: the interrupt, the event device and its AML.
+
+setup_file() {
+	cd "$BATS_TEST_DIRNAME/../.."
+	tests/guest/kernels all >&2
+	tests/guest/images >&2
+	tests/testhost/setup >&2
+}
+
+setup() {
+	TOP=$BATS_TEST_DIRNAME/../..
+}
+
+in_host() {
+	local script
+	script=$(cat)
+	SPORE_TESTHOST_TIMEOUT=${LIMIT:-120} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
+		${SPORE:+SPORE=$SPORE}
+		source '$BATS_TEST_DIRNAME/vm.bash'
+		trap vm_kill EXIT
+		cd /tmp
+		$script"
+}
+
+# boot KERNEL INITRD WORDS
+BOOT='boot() {
+	vm_api
+	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/$1\", \"initrd_path\": \"$GUEST/$2\",
+		\"boot_args\": \"console=ttyS0 reboot=k panic=-1 quiet pci=off cryptomgr.notests spore.modules=all $3\"}"
+	ok PUT /machine-config "{\"vcpu_count\": 1, \"mem_size_mib\": 256, \"huge_pages\": \"Transparent\"}"
+	ok PUT /actions "{\"action_type\": \"InstanceStart\"}"
+}
+# What identity_renew() does, from outside: other bytes in the page of VMGenID, and a signal on every
+# interrupt line (eventfds that the loop does not watch).
+renew() {
+	python3 - "$VM_PID" <<"PYTHON"
+import ctypes, os, sys
+pid = int(sys.argv[1])
+for line in open(f"/proc/{pid}/maps"):
+    begin, end = (int(n, 16) for n in line.split()[0].split("-"))
+    if end - begin >= 256 << 20 and "rw-p" in line:
+        mem = os.open(f"/proc/{pid}/mem", os.O_RDWR)
+        assert os.pwrite(mem, os.urandom(16), begin + 0xfe000) == 16
+        break
+else:
+    sys.exit("no guest memory found")
+watched = set()
+for fd in os.listdir(f"/proc/{pid}/fdinfo"):
+    watched |= {line.split()[1] for line in open(f"/proc/{pid}/fdinfo/{fd}") if line.startswith("tfd:")}
+libc = ctypes.CDLL(None)
+pidfd = libc.syscall(434, pid, 0)
+for fd in os.listdir(f"/proc/{pid}/fd"):
+    if fd not in watched and "eventfd" in os.readlink(f"/proc/{pid}/fd/{fd}"):
+        os.write(libc.syscall(438, pidfd, int(fd), 0), (1).to_bytes(8, "little"))
+PYTHON
+}
+'
+
+for_kernel() {
+	in_host <<<"$BOOT"'
+		boot '"$1 $2"' "spore.run=grep%20-i%20ged%20/proc/interrupts;echo%20ready;for%20i%20in%20\$(seq%20100);do%20dmesg|grep%20re[s]eeded&&break;sleep%200.2;done spore.end=poweroff"
+		wait_for ready
+		renew
+		wait_for "reseeded due to virtual machine fork"
+		said "ACPI:Ged"
+		ends_with 3'
+}
+
+@test "a change of VMGenID reseeds the random numbers of the minimal 6.1" {
+	for_kernel minimal.vmlinux initrd-minimal.cpio
+}
+
+@test "a change of VMGenID reseeds the random numbers of Debian 6.12" {
+	for_kernel debian-6.12.vmlinux initrd-debian-6.12.cpio
+}
+
+@test "a panic of the guest is an event, before the reset that follows it" {
+	in_host <<<"$BOOT"'
+		boot debian-6.12.vmlinux initrd-debian-6.12.cpio "spore.run=sleep%202 spore.end=panic"
+		curl -sSN --max-time 100 --unix-socket "$API_SOCK" http://localhost/events >/tmp/events || true
+		ends_with 0
+		jq -r .event /tmp/events | grep -A 1 guest_panicked | grep -q reset || fail "$(cat /tmp/events)"
+		grep -q "the guest.s kernel panicked" "$VM_DIR/out" || fail "not in the log"'
+}
+
+@test "no event without a panic; the minimal kernel" {
+	in_host <<<"$BOOT"'
+		boot minimal.vmlinux initrd-minimal.cpio "spore.run=grep%20-c%20pvpanic%20/proc/ioports spore.end=poweroff"
+		curl -sSN --max-time 100 --unix-socket "$API_SOCK" http://localhost/events >/tmp/events || true
+		ends_with 3
+		! grep -q panic /tmp/events || fail "$(cat /tmp/events)"'
+}

@@ -1,0 +1,143 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+#
+# Snapshots of Linux guests under load, taken at random moments: nothing is lost or repeated, nothing
+# gets stuck, clocks go forward, file systems are clean.
+
+setup_file() {
+	cd "$BATS_TEST_DIRNAME/../.."
+	tests/guest/kernels all >&2
+	tests/guest/images >&2
+	tests/testhost/setup >&2
+}
+
+setup() {
+	TOP=$BATS_TEST_DIRNAME/../..
+}
+
+# The script on standard input, run in the test host.
+in_host() {
+	local script
+	script=$(cat)
+	SPORE_TESTHOST_TIMEOUT=${LIMIT:-300} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
+		${SPORE:+SPORE=$SPORE}
+		source '$BATS_TEST_DIRNAME/vm.bash'
+		source '$BATS_TEST_DIRNAME/snapshot.bash'
+		trap vm_kill EXIT
+		$BOOT
+		$script"
+}
+
+# boot KERNEL INITRD VCPUS MACHINE-JQ WORDS: started through the API, with a disk and entropy.
+BOOT='boot() {
+	cp --sparse=always "$GUEST/root.ext4" /tmp/root.ext4
+	vm_api --log-path "$SNAP/log"
+	ok PUT /boot-source "$(jq -nc --arg k "$GUEST/$1" --arg i "$GUEST/$2" --arg a "console=ttyS0 reboot=k panic=-1 quiet pci=off cryptomgr.notests $5" "
+		{kernel_image_path: \$k, boot_args: \$a} | if \"$2\" != \"\" then .initrd_path = \$i else . end")"
+	ok PUT /drives/root "{\"drive_id\": \"root\", \"path_on_host\": \"/tmp/root.ext4\", \"is_root_device\": true, \"cache_type\": \"Writeback\"}"
+	ok PUT /machine-config "$(jq -nc "{vcpu_count: $3, mem_size_mib: 128, huge_pages: \"Transparent\"} $4")"
+	ok PUT /entropy "{}"
+	ok PUT /actions "{\"action_type\": \"InstanceStart\"}"
+}
+# word COMMAND: as it stands on the command line of the kernel.
+word() { printf "spore.run=%s" "$(sed "s/%/%25/g; s/ /%20/g; s/\"/%22/g" <<<"$1")"; }
+quiet() { ! grep COMPLAINT <(grep -v ommand "$ALL") || fail "the kernel complained"; }
+# What it complains about, but not the command line, where this stands.
+WATCH="dmesg|grep -v ommand|grep -E \"lockup|stall|BUG:|Call Trace|I/O error|hung\"|sed s/^/COMPLAINT/"
+WRITER="for i in \$(seq 120);do dd if=/dev/urandom of=/f\$i bs=16k count=4 2>/dev/null;sync;echo tick \$i;done;cat /f*|md5sum;echo 3 >/proc/sys/vm/drop_caches;cat /f*|md5sum;$WATCH"
+# finished STATUS: collects the last console, and what the writer has said.
+finished() {
+	ends_with "$1" 120
+	cat "$VM_DIR/out" >>"$ALL"
+	[ "$(grep -oE "tick [0-9]+" "$ALL" | awk "\$2 == NR" | wc -l)" = 120 ] || fail "lost or repeated: $(grep -oE "tick [0-9]+" "$ALL" | tr "\n" " ")"
+	[ "$(grep -oE "^[0-9a-f]{32}" "$ALL" | sort | uniq -c | awk "{ print \$1 }")" = 2 ] || fail "the disk changed what was written"
+	quiet
+	e2fsck -fy /tmp/root.ext4 >/tmp/fsck || [ $? = 1 ] || fail "$(cat /tmp/fsck)"
+	! grep -vE "journal|^Pass|^spore-root|^e2fsck|wrong \(|Fix\?|^$|FILE SYSTEM WAS MODIFIED" /tmp/fsck || fail "$(cat /tmp/fsck)"
+}
+'
+
+@test "writing to a disk, restored again and again at random moments" {
+	in_host <<<'
+		boot minimal.vmlinux "" 2 "" "$(word "$WRITER") spore.end=poweroff"
+		wait_for "tick 1"
+		for i in $(seq 8); do
+			sleep 0.$((RANDOM % 10))
+			snap s
+			leave
+			restore s
+		done
+		finished 3'
+}
+
+@test "the same with diffs that are merged, on Debian 6.12 with four processors" {
+	in_host <<<'
+		boot debian-6.12.vmlinux initrd-debian-6.12.cpio 4 "+ {track_dirty_pages: true, mem_size_mib: 192}" \
+			"spore.root=/dev/vda $(word "$WRITER") spore.end=reboot"
+		wait_for "tick 1" 120
+		snap base
+		for i in $(seq 4); do
+			ok PATCH /vm "{\"state\": \"Resumed\"}"
+			sleep 0.$((RANDOM % 10))
+			snap "d$i" ".snapshot_type = \"Diff\""
+			merge base "d$i"
+			leave
+			vm_api --log-path "$SNAP/log"
+			ok PUT /snapshot/load "$(load_request base ".track_dirty_pages = true | .resume_vm = false")"
+		done
+		ok PATCH /vm "{\"state\": \"Resumed\"}"
+		verify base
+		finished 0'
+}
+
+@test "computing in floating point on four processors while clocks are watched" {
+	in_host <<<'
+		run="for j in 1 2 3 4;do awk '"'"'BEGIN{for(r=0;r<12;r++){s=0;for(i=1;i<=15000;i++)s+=1/(i*i+s);printf \"fp %.12f\\n\",s}}'"'"' & done;for i in \$(seq 60);do echo up \$(cut -d\" \" -f1 /proc/uptime) \$(date +%s);sleep 0.1;done;wait;$WATCH"
+		boot minimal.vmlinux "" 4 "" "$(word "$run") spore.end=poweroff"
+		wait_for "up "
+		for i in 1 2 3 4 5; do
+			sleep 0.$((RANDOM % 10))
+			snap s
+			leave
+			restore s
+		done
+		ends_with 3 200
+		cat "$VM_DIR/out" >>"$ALL"
+		[ "$(grep -c "^fp " "$ALL")" = 48 ] || fail "$(grep -c "^fp " "$ALL") results"
+		[ "$(tr -d "\r" <"$ALL" | grep "^fp " | sort -u | wc -l)" = 1 ] || fail "results differ"
+		tr -d "\r" <"$ALL" | grep "^up " | awk "{ if (\$2 < u || \$3 < d || \$2 > u + 20 && NR > 1) exit 1; u = \$2; d = \$3 } END { exit NR != 60 }" ||
+			fail "clocks: $(grep "^up " "$ALL" | tr "\n" " ")"
+		quiet'
+}
+
+@test "the wall clock goes on from the snapshot, or is right when asked" {
+	in_host <<<'
+		boot minimal.vmlinux "" 1 "" "$(word "while sleep 0.2;do echo now \$(date +%s) end;done")"
+		wait_for "now "
+		ok PATCH /vm "{\"state\": \"Paused\"}"
+		ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/s.state\", \"mem_file_path\": \"$SNAP/s.mem\"}"
+		before=$(date +%s)
+		leave
+		sleep 12
+		restore s
+		wait_for "now "
+		guest=$(grep -oE "now [0-9]+ end" "$VM_DIR/out" | head -1 | cut -d" " -f2)
+		[ $((guest - before)) -lt 8 ] || fail "guest $guest, snapshot at $before"
+		vm_kill
+		restore s ".clock_realtime = true"
+		wait_for "now "
+		guest=$(grep -oE "now [0-9]+ end" "$VM_DIR/out" | head -1 | cut -d" " -f2)
+		[ $((guest - before)) -gt 9 ] || fail "guest $guest, snapshot at $before, now $(date +%s)"'
+}
+
+@test "memory from a page fault handler" {
+	in_host <<<'
+		boot minimal.vmlinux "" 2 "" "$(word "$WRITER") spore.end=poweroff"
+		wait_for "tick 5"
+		snap s
+		leave
+		"$TOP/tests/e2e/uffd-handler" /tmp/handler.sock "$SNAP/s.mem" 7>&- &
+		for _ in $(seq 100); do [ -S /tmp/handler.sock ] && break; sleep 0.05; done
+		restore s ".mem_backend = {backend_type: \"Uffd\", backend_path: \"/tmp/handler.sock\"}"
+		finished 3'
+}

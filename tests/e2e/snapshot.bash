@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+#
+# Snapshots in tests: sourced behind vm.bash. $SNAP is a directory of this test; every process that
+# a microVM goes through writes to its own console, and $ALL collects them in order.
+
+SNAP=$(mktemp -d)
+ALL=$SNAP/all
+: >"$ALL"
+
+# snap NAME [JQ]: pauses the VM and takes a snapshot; it stays paused.
+snap() {
+	ok PATCH /vm '{"state": "Paused"}'
+	ok PUT /snapshot/create "$(jq -nc --arg s "$SNAP/$1.state" --arg m "$SNAP/$1.mem" \
+		"{snapshot_path: \$s, mem_file_path: \$m} ${2:+| $2}")"
+}
+
+# leave: what the VM has said so far is kept, and its process killed.
+leave() {
+	vm_kill
+	cat "$VM_DIR/out" >>"$ALL"
+}
+
+# load_request NAME [JQ]: the body of PUT /snapshot/load.
+load_request() {
+	jq -nc --arg s "$SNAP/$1.state" --arg m "$SNAP/$1.mem" \
+		"{snapshot_path: \$s, mem_backend: {backend_type: \"File\", backend_path: \$m},
+			resume_vm: true} ${2:+| $2}"
+}
+
+# restore NAME [JQ]: a new process goes on with the snapshot. Its log is apart from the console, so that
+# a line that one process begins and the next one ends stays whole.
+restore() {
+	vm_api --log-path "$SNAP/log"
+	ok PUT /snapshot/load "$(load_request "$@")"
+}
+
+# merge BASE DIFF: puts the diff onto the base, in place.
+merge() {
+	"$TOP/build/spore-snapshot" merge "$SNAP/$1.state" "$SNAP/$1.mem" \
+		"$SNAP/$2.state" "$SNAP/$2.mem" "$SNAP/$1.state" "$SNAP/$1.mem"
+}
+
+# verify NAME: the memory file is what the state file says.
+verify() {
+	"$TOP/build/spore-snapshot" verify "$SNAP/$1.state" "$SNAP/$1.mem"
+}

@@ -1,0 +1,63 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+#
+# What a start is made of: numbers, never times. A limit that a change has to raise is a change that
+# has to be explained: docs/performance.md says what each one buys.
+
+setup() {
+	TOP=$BATS_TEST_DIRNAME/../..
+	load vm.bash
+	strace -o /dev/null true || skip "strace does not work here"
+}
+
+teardown() {
+	vm_kill
+}
+
+# count WHAT...: sets $syscalls and $kvm.
+count() {
+	local words
+	words=$("$TOP/tests/bench/count-calls" "$@")
+	echo "$words"
+	syscalls=$(sed -n 's/^syscalls //p' <<<"$words")
+	kvm=$(sed -n 's/^kvm //p' <<<"$words")
+}
+
+@test "build/spore is static and under 1.5 MiB" {
+	! readelf -lW "$SPORE" | grep -q INTERP
+	! readelf -dW "$SPORE" | grep -q NEEDED
+	[ "$(stat -c %s "$SPORE")" -lt 1572864 ]
+}
+
+@test "exec to an accepting API: at most 50 system calls, none of them to KVM" {
+	count ready "$SPORE"
+	[ "$syscalls" -le 50 ]
+	[ "$kvm" = 0 ]
+}
+
+@test "a start without devices: at most 28 KVM ioctls before KVM_RUN, 120 system calls since exec" {
+	[ -w /dev/kvm ] || skip "no /dev/kvm on this machine"
+	count start "$SPORE" "$(config "$GUEST/bench.elf")"
+	[ "$kvm" -le 28 ]
+	[ "$syscalls" -le 120 ]
+}
+
+@test "a device with one queue costs two KVM ioctls, a vCPU at most four" {
+	[ -w /dev/kvm ] || skip "no /dev/kvm on this machine"
+	count start "$SPORE" "$(config "$GUEST/bench.elf")"
+	without=$kvm
+	count start "$SPORE" "$(config "$GUEST/bench.elf" '.entropy = {}')"
+	[ $((kvm - without)) = 2 ]
+	count start "$SPORE" "$(config "$GUEST/bench.elf" '."machine-config".vcpu_count = 2')"
+	[ $((kvm - without)) -le 4 ]
+}
+
+@test "the metrics tell when the guest first ran: after all steps of the start" {
+	[ -w /dev/kvm ] || skip "no /dev/kvm on this machine"
+	metrics=$(mktemp)
+	vm_spawn --no-api --config-file "$(config "$GUEST/bench.elf")" --metrics-path "$metrics"
+	ends_with 0
+	said b
+	tail -n 1 "$metrics" | jq -e '.start_us | .begin > 0 and
+		.first_exit >= .memory + .kvm + .devices + .kernel + .vcpus'
+}

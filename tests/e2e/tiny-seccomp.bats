@@ -1,0 +1,124 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+#
+# An attacker with code execution in a thread of a real spore (build/attack/spore: the release's code
+# and filters, and a call that the environment chooses): whatever is not on the list is the end.
+
+setup() {
+	[ -w /dev/kvm ] || skip "no /dev/kvm on this machine"
+	load vm.bash
+	RELEASE=$SPORE
+	SPORE=$TOP/build/attack/spore
+	CONFIG=$(config "$GUEST/idle.elf" '."machine-config".mem_size_mib = 16')
+}
+
+teardown() {
+	vm_kill
+}
+
+# attack THREAD NR ARGS...: prints what spore said, and its exit status.
+attack() {
+	local IFS=: status=0
+	SPORE_ATTACK="$*" timeout 20 "$SPORE" --no-api --config-file "$CONFIG" </dev/null 2>&1 || status=$?
+	echo "exit $status"
+}
+
+# dies NAME THREAD NR ARGS...: of this call, which the log names.
+dies() {
+	local name=$1 out
+	shift
+	out=$(attack "$@")
+	[[ $out == *"system call '$name'"*"exit 148" ]] || fail "$*: $out"
+	[[ $out != *attack:* ]] || fail "$*: it came back: $out"
+}
+
+lives() { # lives THREAD NR ARGS...
+	local out
+	out=$(attack "$@")
+	[[ $out == *"exit 77" ]] || fail "$*: $out"
+}
+
+@test "the release has no attacker inside" {
+	! grep -q SPORE_ATTACK "$RELEASE"
+	grep -q SPORE_ATTACK "$SPORE"
+}
+
+@test "what an attacker would want first, in each thread" {
+	for thread in boot main vcpu; do
+		dies execve $thread 59
+		dies ptrace $thread 101 16
+		dies kill $thread 62 1 0
+		dies fork $thread 57
+		dies socket $thread 41 2 1 0
+		dies bpf $thread 321
+		dies unshare $thread 272 0x10000000
+		dies mount $thread 165
+		dies process_vm_writev $thread 311
+		dies rt_sigaction $thread 13 31 0 0 8
+		dies mprotect $thread 10 0x1000 0x1000 4
+		dies ioctl $thread 16 0 0x5412
+	done
+	# mprotect is there before the start, but never for code.
+	dies mmap boot 9 0 4096 7 0x22 -1
+	dies mmap main 9 0 4096 5 0x22 -1
+	dies mmap vcpu 9 0 4096 3 0x22 -1
+	dies openat vcpu 257 -100 0 0
+	dies openat main 257 -100 0 0x200
+	dies openat2 vcpu 437
+	dies clone boot 56 17
+	dies clone main 56 0x3d0f00
+	dies seccomp main 317 1 0 0
+	dies sendto main 44 5 0 0 0 0x1000
+	dies tgkill main 234 1 1 9
+	dies tgkill vcpu 234 1 1 6
+	dies futex vcpu 202 0 6
+	dies ioctl vcpu 16 0 0x4020ae46
+}
+
+@test "what the lists allow comes back" {
+	lives boot 39
+	lives main 39
+	lives main 228 0 0
+	lives vcpu 228 0 0
+	lives vcpu 16 -1 0xae80
+}
+
+@test "every system call that a list does not name ends the process" {
+	for thread in main vcpu; do
+		died=0
+		# The numbers that are on the list of this thread are found by what comes back.
+		for nr in $(seq 0 7 334) $(seq 424 3 460); do
+			out=$(attack $thread "$nr")
+			[[ $out == *"is not allowed"*"exit 148" ]] && died=$((died + 1))
+		done
+		echo "$thread: $died"
+		[ $died -ge 50 ]
+	done
+}
+
+@test "--no-seccomp lets everything through, and says so loudly" {
+	CONFIG2=$CONFIG
+	out=$(SPORE_ATTACK=main:102 "$SPORE" --no-api --config-file "$CONFIG2" --no-seccomp </dev/null 2>&1) || status=$?
+	[ "$status" = 77 ]
+	[[ $out == *"NO SECCOMP FILTERS"* ]]
+	run "$RELEASE" --no-seccomp --seccomp-filter x
+	[ "$status" = 153 ]
+}
+
+@test "--seccomp-filter: a file of Firecracker's form instead of the built-in filters" {
+	filter=$(mktemp)
+	# Everything that the guest needs, by name, and nothing for getppid.
+	names='read write readv writev futex epoll_ctl epoll_wait poll clock_gettime rt_sigreturn rt_sigprocmask exit_group exit ioctl
+		madvise accept4 recvfrom sendto close lseek fdatasync getrandom newfstatat unlink brk mmap munmap getpid gettid tgkill
+		rt_sigaction prctl mprotect set_robust_list rseq clone3 clone openat pread64 eventfd2 fcntl getpgrp'
+	rules=$(for n in $names; do echo "{\"syscall\": \"$n\"}"; done | jq -s .)
+	jq -n --argjson r "$rules" '{default_action: "trap", filter_action: "allow", filter: $r} as $t | {vmm: $t, api: $t, vcpu: $t}' >"$filter"
+	SPORE_ATTACK=none "$SPORE" --no-api --config-file "$(config "$GUEST/hello.elf")" --seccomp-filter "$filter" | grep -q "hello from the guest"
+	out=$(SPORE_ATTACK=main:110 "$SPORE" --no-api --config-file "$CONFIG" --seccomp-filter "$filter" 2>&1 </dev/null) || status=$?
+	[ "$status" = 148 ]
+	[[ $out == *"'getppid'"* ]]
+	echo '{"vmm": 1}' >"$filter"
+	run "$RELEASE" --no-api --config-file "$CONFIG" --seccomp-filter "$filter"
+	[ "$status" = 1 ]
+	[[ $output == *"--seccomp-filter"* ]]
+}

@@ -1,0 +1,373 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+#
+# Snapshots of guests of a few instructions, on whatever /dev/kvm there is.
+
+setup() {
+	[ -w /dev/kvm ] || skip "no /dev/kvm on this machine"
+	load vm.bash
+	load snapshot.bash
+}
+
+teardown() {
+	vm_kill
+	[ -z "${HANDLER:-}" ] || kill "$HANDLER" 2>/dev/null || true
+	rm -rf "$SNAP"
+}
+
+# boot GUEST [MACHINE-JQ]: starts it through the API.
+boot() {
+	vm_api
+	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/$1.elf\"}"
+	ok PUT /machine-config "$(jq -nc "{vcpu_count: 1, mem_size_mib: 32} ${2:+| $2}")"
+	ok PUT /entropy '{}'
+	ok PUT /actions '{"action_type": "InstanceStart"}'
+}
+
+echoes() {
+	printf '%s' "$1" >&7
+	wait_for "$1"
+}
+
+@test "a guest goes on in another process, and in the first one too" {
+	boot echo
+	wait_for ready
+	echoes one
+	refused PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/a\", \"mem_file_path\": \"$SNAP/b\"}" \
+		"has to be paused"
+	snap s
+	ok PATCH /vm '{"state": "Resumed"}'
+	echoes two
+	vm_kill
+	for i in 1 2 3; do
+		restore s
+		api GET /
+		[ "$(jq -r .state <<<"$BODY")" = Running ]
+		echoes "again-$i"
+		! grep -qF ready "$VM_DIR/out"
+		vm_kill
+	done
+	restore s '.resume_vm = false'
+	api GET /
+	[ "$(jq -r .state <<<"$BODY")" = Paused ]
+	printf 'x' >&7
+	ok PATCH /vm '{"state": "Resumed"}'
+	echoes y
+	printf q >&7
+	ends_with 0
+}
+
+@test "input that the guest has not read is in the snapshot" {
+	boot echo
+	wait_for ready
+	ok PATCH /vm '{"state": "Paused"}'
+	printf 'kept' >&7
+	sleep 0.2
+	ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/s.state\", \"mem_file_path\": \"$SNAP/s.mem\"}"
+	vm_kill
+	restore s
+	wait_for kept
+}
+
+@test "four processors, a PIT, a disk and an entropy device" {
+	truncate -s 1M "$SNAP/disk"
+	vm_api
+	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/dirty.elf\"}"
+	ok PUT /machine-config '{"vcpu_count": 4, "mem_size_mib": 32, "pit": true}'
+	ok PUT /drives/d "{\"drive_id\": \"d\", \"path_on_host\": \"$SNAP/disk\", \"is_root_device\": false}"
+	ok PUT /entropy '{}'
+	ok PUT /actions '{"action_type": "InstanceStart"}'
+	wait_for ready
+	snap s
+	api GET /vm/config
+	before=$(jq -cS 'del(."boot-source", .logger)' <<<"$BODY")
+	vm_kill
+	restore s
+	api GET /vm/config
+	[ "$before" = "$(jq -cS 'del(."boot-source", .logger)' <<<"$BODY")" ]
+	[ "$(jq '."boot-source"' <<<"$BODY")" = null ]
+	printf x >&7
+	ends_with 0
+}
+
+@test "of a guest with a memfd, transparent huge pages, more than 3 GiB" {
+	for edit in '.memory_backend = "Memfd"' '.huge_pages = "Transparent"' '.mem_size_mib = 5000'; do
+		boot echo "$edit"
+		wait_for ready
+		snap s
+		verify s
+		vm_kill
+		restore s
+		echoes works
+		vm_kill
+	done
+}
+
+@test "in a jail, where paths are opened without following links" {
+	cd /
+	vm_api --jailed
+	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/echo.elf\"}"
+	ok PUT /actions '{"action_type": "InstanceStart"}'
+	wait_for ready
+	snap s
+	ln -s "$SNAP" "$SNAP.link"
+	refused PUT /snapshot/create "{\"snapshot_path\": \"$SNAP.link/x\", \"mem_file_path\": \"$SNAP/y\"}" "symbolic link"
+	rm "$SNAP.link"
+	vm_kill
+	vm_api --jailed
+	ok PUT /snapshot/load "$(load_request s)"
+	echoes works
+}
+
+@test "a snapshot is as small as what the guest has touched" {
+	boot echo '.mem_size_mib = 1024'
+	wait_for ready
+	snap s
+	[ "$(stat -c %s "$SNAP/s.mem")" = $((1024 << 20)) ]
+	[ "$(du -k "$SNAP/s.mem" | cut -f1)" -lt 1024 ]
+	rss=$(awk '/^VmRSS/ { print $2 }' "/proc/$VM_PID/status")
+	[ "$rss" -lt 8192 ] || fail "RSS $rss KiB after a snapshot"
+}
+
+@test "a diff chain merged is what a full snapshot is, byte for byte" {
+	boot dirty '.track_dirty_pages = true'
+	wait_for ready
+	snap base
+	cp "$SNAP/base.mem" "$SNAP/merged.mem"
+	cp "$SNAP/base.state" "$SNAP/merged.state"
+	for i in 1 2 3 4 5 6 7 8 9 10; do
+		ok PATCH /vm '{"state": "Resumed"}'
+		sleep 0.0$((RANDOM % 10))
+		snap "d$i" '.snapshot_type = "Diff"'
+		"$SPORE" --describe-snapshot "$SNAP/d$i.state" | grep -qx "type Diff"
+		merge merged "d$i"
+	done
+	ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/full.state\", \"mem_file_path\": \"$SNAP/full.mem\"}"
+	cmp "$SNAP/merged.mem" "$SNAP/full.mem"
+	[ "$(du -k "$SNAP/d5.mem" | cut -f1)" -lt "$(du -k "$SNAP/full.mem" | cut -f1)" ] || fail "diffs are not small"
+	vm_kill
+	verify merged
+	restore merged
+	printf x >&7
+	ends_with 0
+}
+
+@test "diffs of a restored VM, tracked and not, and onto the file that was loaded" {
+	boot dirty
+	wait_for ready
+	snap base
+	vm_kill
+	for track in true false; do
+		cp "$SNAP/base.mem" "$SNAP/merged.mem"
+		cp "$SNAP/base.state" "$SNAP/merged.state"
+		restore base ".track_dirty_pages = $track"
+		for i in 1 2 3; do
+			sleep 0.05
+			snap "d$i" '.snapshot_type = "Diff"'
+			merge merged "d$i"
+			[ "$i" = 3 ] || ok PATCH /vm '{"state": "Resumed"}'
+		done
+		ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/full.state\", \"mem_file_path\": \"$SNAP/full.mem\"}"
+		cmp "$SNAP/merged.mem" "$SNAP/full.mem"
+		ok PATCH /vm '{"state": "Resumed"}'
+		sleep 0.05
+		ok PATCH /vm '{"state": "Paused"}'
+		# Onto the file of the snapshot before: it becomes complete, and a new file.
+		ino=$(stat -c %i "$SNAP/full.mem")
+		ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/full.state\", \"mem_file_path\": \"$SNAP/full.mem\", \"snapshot_type\": \"Diff\"}"
+		[ "$ino" != "$(stat -c %i "$SNAP/full.mem")" ]
+		"$SPORE" --describe-snapshot "$SNAP/full.state" | grep -qx "type Full"
+		ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/check.state\", \"mem_file_path\": \"$SNAP/check.mem\"}"
+		cmp "$SNAP/check.mem" "$SNAP/full.mem"
+		verify full
+		vm_kill
+		restore full
+		printf x >&7
+		ends_with 0
+	done
+}
+
+@test "merging what does not belong together is refused" {
+	boot dirty '.track_dirty_pages = true'
+	wait_for ready
+	snap a
+	ok PATCH /vm '{"state": "Resumed"}'
+	sleep 0.05
+	snap b '.snapshot_type = "Diff"'
+	ok PATCH /vm '{"state": "Resumed"}'
+	sleep 0.05
+	snap c '.snapshot_type = "Diff"'
+	run merge a c
+	[ "$status" != 0 ]
+	[[ $output == *"is not of"* ]]
+	vm_kill
+	# A diff cannot be loaded before it was merged.
+	vm_api
+	refused PUT /snapshot/load "$(load_request b)" "has it been merged"
+	ends_with 1
+	vm_api
+	refused PUT /snapshot/load "$(load_request c ".mem_backend.backend_path = \"$SNAP/a.mem\"")" "not the memory of this"
+	ends_with 1
+}
+
+@test "a load that fails says why and ends the process" {
+	boot echo
+	wait_for ready
+	snap s
+	vm_kill
+	head -c 5000 "$SNAP/s.state" >"$SNAP/short.state"
+	cp "$SNAP/s.mem" "$SNAP/short.mem"
+	vm_api
+	refused PUT /snapshot/load "$(load_request short)" "state file '$SNAP/short.state': the file has 5000 bytes"
+	ends_with 1
+	vm_api
+	refused PUT /snapshot/load "$(load_request s '.snapshot_path = "/nonexistent"')" "/nonexistent"
+	ends_with 1
+	vm_api
+	refused PUT /snapshot/load "$(load_request s '.mem_backend.backend_path = "/nonexistent"')" "/nonexistent"
+	ends_with 1
+	truncate -s 1M "$SNAP/short.mem"
+	vm_api
+	refused PUT /snapshot/load "$(load_request s ".mem_backend.backend_path = \"$SNAP/short.mem\"")" "it has 1048576 bytes"
+	ends_with 1
+}
+
+@test "only a process that was told nothing of a microVM loads a snapshot" {
+	boot echo
+	wait_for ready
+	snap s
+	refused PUT /snapshot/load "$(load_request s)" "not supported after starting"
+	vm_kill
+	vm_api
+	refused PUT /snapshot/load '{"snapshot_path": "x"}' "either \`mem_backend\` or \`mem_file_path\`"
+	refused PUT /snapshot/load "$(load_request s '.mem_file_path = "x"')" "exclusively"
+	ok PUT /metrics "{\"metrics_path\": \"$SNAP/metrics\"}"
+	ok PUT /serial '{}'
+	ok PUT /snapshot/load "$(load_request s)"
+	echoes works
+	[ "$(jq .latencies_us.load_snapshot "$SNAP/metrics")" -gt 0 ]
+	vm_kill
+	vm_api
+	refused PUT /machine-config '{"vcpu_count": 99}' ""
+	refused PUT /snapshot/load "$(load_request s)" "not allowed after configuring boot-specific resources"
+	api GET /
+	[ "$(jq -r .state <<<"$BODY")" = "Not started" ]
+}
+
+@test "a create that fails leaves the VM paused, resumable, and the old snapshot" {
+	boot dirty '.track_dirty_pages = true'
+	wait_for ready
+	snap s
+	before=$(md5sum "$SNAP"/s.*)
+	ok PATCH /vm '{"state": "Resumed"}'
+	sleep 0.05
+	ok PATCH /vm '{"state": "Paused"}'
+	refused PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/no/such\", \"mem_file_path\": \"$SNAP/s.mem\"}" "no/such"
+	refused PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/s.state\", \"mem_file_path\": \"$SNAP/s.state\"}" "at once"
+	refused PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/s.state\", \"mem_file_path\": \"/dev/null\"}" "regular"
+	[ "$before" = "$(md5sum "$SNAP"/s.*)" ]
+	[ "$(ls "$SNAP" | grep -c tmp)" = 0 ]
+	# What those would have had is in the next diff.
+	snap d '.snapshot_type = "Diff"'
+	ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/full.state\", \"mem_file_path\": \"$SNAP/full.mem\"}"
+	merge s d
+	cmp "$SNAP/s.mem" "$SNAP/full.mem"
+	ok PATCH /vm '{"state": "Resumed"}'
+	printf x >&7
+	ends_with 0
+}
+
+@test "a full disk: the old snapshot stays whole" {
+	[ "$(id -u)" = 0 ] || skip "needs root for a small file system"
+	mkdir "$SNAP/small"
+	mount -t tmpfs -o size=6M small "$SNAP/small" 2>/dev/null || skip "cannot mount"
+	boot dirty
+	wait_for ready
+	sleep 0.3
+	ok PATCH /vm '{"state": "Paused"}'
+	echo old | tee "$SNAP/small/state" >"$SNAP/small/mem"
+	refused PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/small/state\", \"mem_file_path\": \"$SNAP/small/mem\"}" "No space left"
+	[ "$(cat "$SNAP/small/state" "$SNAP/small/mem")" = "$(printf 'old\nold')" ]
+	[ "$(ls "$SNAP/small" | wc -l)" = 2 ]
+	umount "$SNAP/small"
+	ok PATCH /vm '{"state": "Resumed"}'
+	printf x >&7
+	ends_with 0
+}
+
+@test "killed while it writes: there is always a snapshot that can be loaded" {
+	boot dirty
+	wait_for ready
+	snap s
+	vm_kill
+	for i in $(seq 12); do
+		restore s
+		ok PATCH /vm '{"state": "Paused"}'
+		curl -sS --unix-socket "$API_SOCK" -X PUT http://localhost/snapshot/create -d \
+			"{\"snapshot_path\": \"$SNAP/s.state\", \"mem_file_path\": \"$SNAP/s.mem\"}" >/dev/null 2>&1 &
+		sleep 0.0$((RANDOM % 4))$((RANDOM % 10))
+		vm_kill
+		wait $! || true
+	done
+	verify s
+	restore s
+	printf x >&7
+	ends_with 0
+}
+
+@test "memory from a page fault handler" {
+	boot dirty
+	wait_for ready
+	snap s
+	vm_kill
+	"$TOP/tests/e2e/uffd-handler" "$SNAP/handler.sock" "$SNAP/s.mem" 7>&- 3>&- &
+	HANDLER=$!
+	for _ in $(seq 100); do [ -S "$SNAP/handler.sock" ] && break; sleep 0.02; done
+	restore s ".mem_backend = {backend_type: \"Uffd\", backend_path: \"$SNAP/handler.sock\"}"
+	sleep 0.2
+	ok PATCH /vm '{"state": "Paused"}'
+	ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/u.state\", \"mem_file_path\": \"$SNAP/u.mem\"}"
+	vm_kill
+	kill "$HANDLER"
+	restore u
+	printf x >&7
+	ends_with 0
+}
+
+@test "twenty restores of one snapshot at once" {
+	boot idle
+	wait_for idle
+	snap s
+	vm_kill
+	pids=() sockets=()
+	for i in $(seq 20); do
+		restore s
+		pids+=("$VM_PID")
+		sockets+=("$API_SOCK")
+		VM_PID=
+	done
+	for i in $(seq 0 19); do
+		API_SOCK=${sockets[$i]}
+		api GET /
+		[ "$(jq -r .state <<<"$BODY")" = Running ] || fail "number $i: $BODY"
+		kill -KILL "${pids[$i]}"
+		wait "${pids[$i]}" || true
+	done
+}
+
+@test "versions, and what a state file holds" {
+	[ "$("$SPORE" --snapshot-version)" = v1.0.0 ]
+	boot echo
+	wait_for ready
+	snap s
+	run "$SPORE" --describe-snapshot "$SNAP/s.state"
+	[ "$status" = 0 ]
+	[ "${lines[0]}" = v1.0.0 ]
+	[[ $output == *"type Full"*"vcpus 1"*"section 'VCPU' 0"* ]]
+	"$SPORE" --describe-snapshot "$SNAP/s.state" --json | jq -e '.version == "v1.0.0" and
+		.snapshot.type == "Full" and .snapshot.vcpus == 1 and .snapshot.parent == null and
+		any(.sections[]; .tag == "VCPU" and .bytes > 0)'
+	run "$SPORE" --describe-snapshot /etc/passwd
+	[ "$status" = 1 ]
+	[[ $output == *"not a snapshot of spore"* ]]
+}

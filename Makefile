@@ -201,7 +201,7 @@ format-check: | $(DEPS)
 
 tidy: | $(DEPS)
 	@printf '%s\n' $(SRC) | xargs -n 1 -P 2 sh -c \
-		'clang-tidy --quiet "$$0" -- -std=gnu17 $(CPP) $(HTTP_CPP) 2>/dev/null'
+		'clang-tidy --quiet "$$0" -- -std=gnu17 -I. -DSPORE_VERSION=\"$(VERSION)\" $(HTTP_CPP)'
 
 # --- benchmark and demo ---
 

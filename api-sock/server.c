@@ -300,25 +300,26 @@ static void conn_timeout(struct conn *c)
 		conn_wait(c);
 }
 
-static int conn_create(struct server *s, int fd)
+/* Takes the socket over: *fd becomes -1. Not when there is no memory. */
+static void conn_create(struct server *s, int *fd)
 {
 	struct conn *c = calloc(1, sizeof(*c));
 	unsigned i = 0;
 
 	if (!c)
-		return -ENOMEM;
+		return;
 	while (s->conn[i])
 		i++;
 	s->conn[i] = c;
 	c->server = s;
-	c->source = (struct loop_source){.fd = fd, .ready = conn_ready, .arg = c};
+	c->source = (struct loop_source){.fd = *fd, .ready = conn_ready, .arg = c};
 	c->http = http_create(s->config.max_body);
 	if (!c->http || loop_add(s->loop, &c->source, EPOLLIN, NULL) < 0) {
 		c->source.fd = -1;
 		conn_destroy(c);
-		return -ENOMEM;
+		return;
 	}
-	return 0;
+	*fd = -1;
 }
 
 static bool server_full(const struct server *s)
@@ -360,8 +361,8 @@ static void listener_ready(struct loop_source *source, uint32_t events)
 		turn_away(fd, 403, "This user may not use the API.");
 	else if (server_full(s))
 		turn_away(fd, 503, "Too many open connections.");
-	else if (conn_create(s, fd) == 0)
-		fd = -1;
+	else
+		conn_create(s, &fd);
 }
 
 static void timer_expired(struct loop_timer *t)

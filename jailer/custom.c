@@ -136,7 +136,7 @@ static int parse_rule(json_t *j, struct custom *c, struct err *e)
 static int parse_thread(json_t *file, const char *thread, struct custom *c, struct err *e)
 {
 	json_t *j = json_object_get(file, thread), *rule;
-	uint32_t action;
+	uint32_t action = 0;
 	size_t i;
 
 	if (!j)
@@ -190,7 +190,7 @@ static int parse_file(struct seccomp *s, json_t *file, struct err *e)
 		[SECCOMP_MAIN] = {"vmm", "api"},
 		[SECCOMP_VCPU] = {"vcpu"},
 	};
-	cleanup_free struct custom *c = malloc(sizeof(*c));
+	cleanup_free struct custom *c = calloc(1, sizeof(*c));
 	int r = 0;
 
 	s->owned = calloc((size_t)SECCOMP_KINDS * INSN_MAX, sizeof(*s->owned));

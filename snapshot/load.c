@@ -218,10 +218,11 @@ static int build(struct load *l, struct err *e)
 	if (r == 0)
 		r = configure(l, e);
 	t->state_us = lap_us(l);
-	if (r == 0)
-		l->m = machine_create(l->vm, e);
+	if (r < 0)
+		return r;
+	l->m = machine_create(l->vm, e);
 	if (!l->m)
-		return -e->code;
+		return -ENOMEM;
 	r = build_memory(l, e);
 	t->memory_us = lap_us(l);
 	if (r == 0)

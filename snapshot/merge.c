@@ -103,7 +103,7 @@ static int differs(const struct opened *o, uint64_t chunk, struct err *e)
 {
 	return err_set(e, ESTALE,
 		       "memory file '%s': what is from byte %llu on is not what was saved",
-		       o->name->memory, (unsigned long long)(chunk * CHUNK_BYTES));
+		       o->name->memory, (unsigned long long)chunk * CHUNK_BYTES);
 }
 
 /* `c` NULL: nothing of the chunk was written. */

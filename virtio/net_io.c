@@ -51,7 +51,7 @@ static bool may_send(struct net *n, uint32_t len)
 		return false;
 	}
 	if (n->has_mac &&
-	    memcmp(n->head + NETBACKEND_HEADER + NETFRAME_MAC, n->space.mac, NETFRAME_MAC)) {
+	    memcmp(n->head + NETBACKEND_HEADER + NETFRAME_MAC, n->space.mac, NETFRAME_MAC) != 0) {
 		metric_inc(&n->count.tx_spoofed_mac_count);
 		return false;
 	}

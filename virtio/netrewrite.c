@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "virtio/netrewrite.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -179,9 +180,10 @@ static void rewrite_inner(const struct netrewrite *w, enum netframe_way way, str
 	const struct sum icmp = {f->head + f->l4 + ICMP_SUM, false};
 	struct sum transport = {NULL, false};
 	uint32_t at = f->inner_l3 + IPV4_SUM, sum_at = 0;
-	uint8_t before[IPV4_DST + 4 - IPV4_SUM];
+	uint16_t before[(IPV4_DST + 4 - IPV4_SUM) / 2];
 	uint16_t old = 0;
 
+	assert(f->head);
 	if (f->inner_l4)
 		transport = transport_sum(f->head, f->inner_l4, MIN(f->head_len, f->len),
 					  f->inner.protocol, false);
@@ -189,10 +191,11 @@ static void rewrite_inner(const struct netrewrite *w, enum netframe_way way, str
 		sum_at = (uint32_t)(transport.field - f->head);
 		old = netframe_get16(transport.field);
 	}
-	memcpy(before, f->head + at, sizeof(before));
+	for (uint32_t i = 0; i < ARRAY_SIZE(before); i++)
+		before[i] = netframe_get16(f->head + at + 2 * i);
 	rewrite_header(w, way, f->head, f->inner_l3, &f->inner, &transport);
-	for (uint32_t i = 0; i < sizeof(before); i += 2)
-		follow(&icmp, netframe_get16(before + i), netframe_get16(f->head + at + i));
+	for (uint32_t i = 0; i < ARRAY_SIZE(before); i++)
+		follow(&icmp, before[i], netframe_get16(f->head + at + 2 * i));
 	if (transport.field)
 		follow(&icmp, old, netframe_get16(f->head + sum_at));
 }

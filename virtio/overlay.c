@@ -142,7 +142,7 @@ static int base_print(int base, struct header *h, struct err *e)
 
 static int check_base(const struct header *h, int base, struct err *e)
 {
-	struct header now;
+	struct header now = {0};
 	int r = base_facts(base, &now, e);
 
 	if (r < 0)
@@ -197,7 +197,7 @@ static int check_header(const struct header *h, int64_t file_size, struct err *e
 		return err_set(e, EINVAL, "the header contradicts itself");
 	if (file_size < 0 || (uint64_t)file_size < h->data_at + h->size)
 		return err_set(e, EINVAL, "the file is truncated: %lld bytes, need %llu",
-			       (long long)file_size, (unsigned long long)(h->data_at + h->size));
+			       (long long)file_size, (unsigned long long)h->data_at + h->size);
 	return 0;
 }
 

@@ -115,10 +115,13 @@ struct vsock_conn *vsock_mux_add(struct vsock *v, enum vsock_conn_state state, i
 {
 	/* The lowest free entry: those have the larger buffers. */
 	for (unsigned w = 0; w < ARRAY_SIZE(v->used); w++) {
-		unsigned i = w * 64 + (unsigned)__builtin_ffsll((long long)~v->used[w]) - 1;
+		unsigned i;
 
-		if (v->used[w] == UINT64_MAX || i >= VSOCK_CONNS_MAX)
+		if (v->used[w] == UINT64_MAX)
 			continue;
+		i = w * 64 + (unsigned)__builtin_ctzll(~v->used[w]);
+		if (i >= VSOCK_CONNS_MAX)
+			break;
 		v->used[w] |= 1ull << i % 64;
 		v->conn_count++;
 		vsock_conn_init(v, &v->conn[i], state, fd);

@@ -209,7 +209,7 @@ static int swap_file(struct vm *vm, struct drive *d, const char *path, struct er
 {
 	struct virtio_device *dev = device_of(vm, d);
 	char *copy = strdup(path);
-	int fd[2], r;
+	int fd[2] = {-1, -1}, r;
 
 	if (!copy)
 		return err_set(e, ENOMEM, "out of memory");

@@ -70,7 +70,7 @@ int identity_begin(struct identity *id, struct err *e)
 
 int identity_renew(struct identity *id, struct err *e)
 {
-	struct vmclock clock;
+	struct vmclock clock = {0};
 	int r = write_genid(id, e);
 
 	if (r < 0)

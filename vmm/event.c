@@ -79,7 +79,8 @@ void event_emit_members(struct event_log *l, const char *name, const struct even
 	strcpy(t.buf + t.len, "}\n");
 	l->count++;
 	pthread_mutex_unlock(&l->lock);
-	fd_event_signal(l->fd);
+	if (l->added)
+		fd_event_signal(l->fd);
 }
 
 size_t event_read(struct event_log *l, uint64_t *at, char *buf, size_t size)

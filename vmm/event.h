@@ -25,7 +25,7 @@ struct event_log {
 	int fd;			   /* [I] eventfd: there is a new one; owned */
 	struct loop_source source; /* of fd */
 	struct loop *loop;	   /* [I] borrowed */
-	void (*added)(void *arg);  /* [m] called by the loop when there are new ones; or NULL */
+	void (*added)(void *arg);  /* [I] called by the loop when there are new ones; or NULL */
 	void *arg;
 };
 

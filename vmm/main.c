@@ -249,8 +249,7 @@ static void on_event(void *arg)
 {
 	struct app *app = arg;
 
-	if (app->server)
-		server_wake(app->server);
+	server_wake(app->server);
 }
 
 /* The API's socket if the parent has one for us: --api-fd, or systemd's sd_listen_fds(3). */
@@ -309,8 +308,6 @@ static int setup(struct app *app, struct err *e)
 	r = event_init(&app->events, &app->loop, e);
 	if (r < 0)
 		return r;
-	app->events.added = on_event;
-	app->events.arg = app;
 	app->vm.events = &app->events;
 	/* Else jansson opens /dev/urandom for it, which a jail may not have. */
 	if (getrandom(&seed, sizeof(seed), GRND_NONBLOCK) == sizeof(seed) && seed)
@@ -356,6 +353,8 @@ static int open_api(struct app *app, struct err *e)
 	app->server = server_create(&app->loop, &config, e);
 	if (!app->server)
 		return -e->code;
+	app->events.added = on_event;
+	app->events.arg = app;
 	measure_startup(app);
 	metrics_watch_process(&app->metrics);
 	return 0;

@@ -35,10 +35,10 @@ count() {
 	[ "$kvm" = 0 ]
 }
 
-@test "a start without devices: at most 28 KVM ioctls before KVM_RUN, 120 system calls since exec" {
+@test "a start without devices: at most 21 KVM ioctls before KVM_RUN, 120 system calls since exec" {
 	[ -w /dev/kvm ] || skip "no /dev/kvm on this machine"
 	count start "$SPORE" "$(config "$GUEST/bench.elf")"
-	[ "$kvm" -le 28 ]
+	[ "$kvm" -le 21 ]
 	[ "$syscalls" -le 120 ]
 }
 

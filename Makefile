@@ -49,8 +49,8 @@ HTTP_LIB = $(shell pkg-config --exists libllhttp 2>/dev/null && echo -lllhttp ||
 LIBS     = -ljansson $(HTTP_LIB) -luring -lxxhash -lpthread
 
 HARDEN_C := -O2 -fPIE -fstack-protector-strong -D_FORTIFY_SOURCE=2 -fcf-protection \
-	-ffunction-sections -fdata-sections
-HARDEN_L := -static-pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--gc-sections -Wl,--build-id
+	-ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables
+HARDEN_L := -static-pie -Wl,-z,relro,-z,now,-z,noexecstack,-z,pack-relative-relocs -Wl,--gc-sections -Wl,--build-id
 # -DSPORE_NO_SECCOMP: the runtimes of sanitizers and coverage make system calls of their own.
 SAN      := -O1 -DSPORE_NO_SECCOMP -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 FUZZ     := -O1 -DSPORE_NO_SECCOMP -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all

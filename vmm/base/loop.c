@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 
 #include "vmm/base/fd.h"
 
@@ -145,15 +146,22 @@ int loop_run_once(struct loop *l, int timeout_ms)
 	return 0;
 }
 
+void loop_wait(const struct loop *l)
+{
+	struct pollfd p = {.fd = l->epfd, .events = POLLIN};
+
+	poll(&p, 1, next_timeout_ms(l, -1));
+}
+
 int loop_run(struct loop *l)
 {
-	l->stop = false;
 	while (!l->stop) {
 		int r = loop_run_once(l, -1);
 
 		if (r < 0)
 			return r;
 	}
+	l->stop = false;
 	return 0;
 }
 

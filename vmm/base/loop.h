@@ -57,7 +57,9 @@ void loop_del(struct loop *l, struct loop_source *s);
 void loop_timer_set(struct loop *l, struct loop_timer *t, uint64_t in_ns);
 void loop_timer_clear(struct loop *l, struct loop_timer *t);
 
-/* Runs until loop_stop(). 0, or -errno when waiting itself failed. */
+/* Sleeps until there is something to serve, and serves nothing yet. */
+void loop_wait(const struct loop *l);
+/* Runs until loop_stop(), also one that came before. 0, or -errno when waiting itself failed. */
 int loop_run(struct loop *l);
 /* Waits at most `timeout_ms` (-1: no limit) for one batch of events and serves it. */
 int loop_run_once(struct loop *l, int timeout_ms);

@@ -194,10 +194,10 @@ layers:
 	@tools/check-layers $(SRC) $(wildcard jailer/*.[ch] vmm/base/*.h virtio/*.h vmm/*.h snapshot/*.h api-sock/*.h)
 
 format: | $(DEPS)
-	clang-format -i $(FORMATTED)
+	@clang-format -i $(FORMATTED)
 
 format-check: | $(DEPS)
-	clang-format --dry-run --Werror $(FORMATTED)
+	@clang-format --dry-run --Werror $(FORMATTED)
 
 tidy: | $(DEPS)
 	@printf '%s\n' $(SRC) | xargs -n 1 -P 2 sh -c \

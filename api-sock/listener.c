@@ -99,7 +99,7 @@ void listener_close(struct listener *l)
 	struct stat st;
 
 	if (l->bound && lstat(l->path, &st) == 0 && st.st_dev == l->dev && st.st_ino == l->ino)
-		unlink(l->path);
+		unlinkat(AT_FDCWD, l->path, 0);
 	l->bound = false;
 	fd_close(&l->fd);
 }

@@ -241,7 +241,7 @@ static int conn_serve(struct conn *c)
 /* 1 when something came, 0 when nothing was there, -errno when the connection is over. */
 static int conn_receive(struct conn *c)
 {
-	ssize_t n = recv(c->source.fd, c->in, sizeof(c->in), MSG_DONTWAIT);
+	ssize_t n = read(c->source.fd, c->in, sizeof(c->in));
 
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;

@@ -167,7 +167,7 @@ static void fill_meta(struct job *j)
 	clock_gettime(CLOCK_REALTIME, &now);
 	meta->created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 	snprintf(meta->made_by, sizeof(meta->made_by), "%s", SPORE_VERSION);
-	meta->host = x86_host_fingerprint();
+	meta->host = x86_host_fingerprint(&j->m->kvm);
 	meta->mem_size = gmem_size(&j->m->mem);
 	meta->mem_inode = j->out.memory.inode;
 	meta->mem_written = pageset_count(&j->pages);

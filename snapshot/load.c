@@ -157,7 +157,7 @@ static int compare_host(struct load *l, struct err *e)
 	const struct x86_topology t = {.vcpus = c->vcpu_count, .smt = c->smt};
 	int r = kvm_state_check(&l->state.kvm, c->pit, e);
 
-	if (r < 0 || l->state.meta.host == x86_host_fingerprint())
+	if (r < 0 || l->state.meta.host == x86_host_fingerprint(&l->m->kvm))
 		return r;
 	r = x86_host_init(&l->host, &l->m->kvm, e);
 	/* All vCPUs have the same features. */

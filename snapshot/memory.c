@@ -181,21 +181,9 @@ void memory_put_back(const struct gmem *m, const struct pageset *s)
 
 static int write_run(const struct gmem *m, int fd, uint64_t page, uint64_t count, struct err *e)
 {
-	const uint8_t *from = page_at(m, page);
-	uint64_t off = page * GMEM_PAGE, len = count * GMEM_PAGE;
+	int r = fd_pwrite_full(fd, page_at(m, page), count * GMEM_PAGE, page * GMEM_PAGE);
 
-	while (len > 0) {
-		ssize_t n = pwrite(fd, from, len, (off_t)off);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return err_sys(e, "write guest memory");
-		from += n;
-		off += (uint64_t)n;
-		len -= (uint64_t)n;
-	}
-	return 0;
+	return r < 0 ? err_set(e, -r, "write guest memory: %s", strerror(-r)) : 0;
 }
 
 /* Leaves pages of zeroes out of the chunk; adds up the hash of the others. Returns how many. */

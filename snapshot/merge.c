@@ -188,13 +188,13 @@ static int check_pair(const struct merge *m, struct err *e)
 static int put_page(int fd, const uint8_t *page, uint64_t number, struct err *e)
 {
 	off_t off = (off_t)(number * GMEM_PAGE);
+	int r;
 
 	if (memory_is_zero(page) &&
 	    fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, GMEM_PAGE) == 0)
 		return 0;
-	if (pwrite(fd, page, GMEM_PAGE, off) != GMEM_PAGE)
-		return err_sys(e, "write merged memory");
-	return 0;
+	r = fd_pwrite_full(fd, page, GMEM_PAGE, (uint64_t)off);
+	return r < 0 ? err_set(e, -r, "write merged memory: %s", strerror(-r)) : 0;
 }
 
 static int put_chunk(struct merge *m, const struct memory_chunk *c, struct err *e)

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -37,6 +38,7 @@ static void start(void)
 {
 	struct vsock_setup cfg = {.guest_cid = CID, .uds_path = path};
 
+	signal(SIGPIPE, SIG_IGN); /* as main() does */
 	cr_assert(mkdtemp(dir));
 	snprintf(path, sizeof(path), "%s/v.sock", dir);
 	cr_assert_eq(vsock_listener_open(&listener, path, NULL), 0);

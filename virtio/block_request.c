@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "virtio/block_impl.h"
+#include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
 /* Request types and answers, section 5.2.6. */
@@ -125,9 +126,9 @@ static int transfer(const struct block_part *p, uint32_t done, uint32_t *moved)
 	while (r == 0 && done < p->len) {
 		uint32_t at = data_start(req) + p->at + done;
 		int n = virtq_chain_slice(&req->chain, chain_part(req), at, p->len - done, b->iov);
-		off_t off = (off_t)(p->off + done);
-		ssize_t got = req->type == BLOCK_T_IN ? preadv(fd, b->iov, n, off)
-						      : pwritev(fd, b->iov, n, off);
+		int64_t off = (int64_t)(p->off + done);
+		ssize_t got = req->type == BLOCK_T_IN ? fd_readv(fd, b->iov, n, off)
+						      : fd_writev(fd, b->iov, n, off);
 
 		if (got > 0)
 			done += (uint32_t)got;
@@ -344,17 +345,11 @@ static int write_zeros(int fd, uint64_t off, uint64_t len)
 {
 	static const uint8_t zero[KIB(64)];
 
-	while (len > 0) {
-		ssize_t n = pwrite(fd, zero, MIN(len, sizeof(zero)), (off_t)off);
+	int r = 0;
 
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -ENOSPC;
-		off += (uint64_t)n;
-		len -= (uint64_t)n;
-	}
-	return 0;
+	for (uint64_t at = 0, n; r == 0 && at < len; at += n)
+		r = fd_pwrite_full(fd, zero, n = MIN(len - at, sizeof(zero)), off + at);
+	return r;
 }
 
 /* Block devices take fallocate() like files: a hole is a discard that reads as zeros. */

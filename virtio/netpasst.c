@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include "virtio/netframe.h"
 #include "vmm/base/fd.h"
@@ -69,7 +70,7 @@ static int fill(struct netpasst *p)
 	p->in_end -= p->in_at;
 	p->in_at = 0;
 	do {
-		r = recv(p->b.fd[0], p->in + p->in_end, IN_SIZE - p->in_end, MSG_DONTWAIT);
+		r = read(p->b.fd[0], p->in + p->in_end, IN_SIZE - p->in_end);
 	} while (r < 0 && errno == EINTR);
 	if (r == 0)
 		return -EPIPE;
@@ -172,7 +173,6 @@ static void keep(struct netpasst *p, const struct iovec *iov, size_t n, size_t s
 static int send_frame(struct netbackend *b, unsigned pair, struct iovec *iov, int n, uint32_t len)
 {
 	struct netpasst *p = to_passt(b);
-	struct msghdr m = {.msg_iov = iov, .msg_iovlen = (size_t)n};
 	uint8_t *length = (uint8_t *)iov[0].iov_base + NETBACKEND_HEADER - LENGTH;
 	uint32_t frame = len - NETBACKEND_HEADER;
 	ssize_t r;
@@ -185,7 +185,7 @@ static int send_frame(struct netbackend *b, unsigned pair, struct iovec *iov, in
 	iov[0].iov_base = length;
 	iov[0].iov_len -= NETBACKEND_HEADER - LENGTH;
 	do {
-		r = sendmsg(b->fd[0], &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+		r = fd_writev(b->fd[0], iov, n, -1);
 	} while (r < 0 && errno == EINTR);
 	if (r < 0)
 		return -errno;

@@ -108,7 +108,7 @@ static ssize_t receive(struct netbackend *b, unsigned pair, const struct iovec *
 	ssize_t r;
 
 	do {
-		r = readv(b->fd[pair], iov, n);
+		r = fd_readv(b->fd[pair], iov, n, -1);
 	} while (r < 0 && errno == EINTR);
 	return r < 0 ? -errno : r;
 }
@@ -119,7 +119,7 @@ static int send_frame(struct netbackend *b, unsigned pair, struct iovec *iov, in
 
 	(void)len;
 	do {
-		r = writev(b->fd[pair], iov, n);
+		r = fd_writev(b->fd[pair], iov, n, -1);
 	} while (r < 0 && errno == EINTR);
 	return r < 0 ? -errno : 0;
 }

@@ -63,24 +63,6 @@ static uint64_t data_start(uint64_t size)
 	return align_up(MAP_AT + map_bytes(size), DATA_UNIT);
 }
 
-static int pwrite_full(int fd, const void *buf, size_t len, uint64_t off)
-{
-	const char *p = buf;
-
-	while (len > 0) {
-		ssize_t n = pwrite(fd, p, len, (off_t)off);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -ENOSPC;
-		p += n;
-		off += (uint64_t)n;
-		len -= (size_t)n;
-	}
-	return 0;
-}
-
 /* --- the base --- */
 
 /*
@@ -176,7 +158,7 @@ static int write_header(int fd, struct header *h)
 	h->sequence++;
 	h->checksum = checksum(h);
 	memcpy(slot, h, sizeof(*h));
-	r = pwrite_full(fd, slot, sizeof(slot), h->sequence % 2 * PAGE);
+	r = fd_pwrite_full(fd, slot, sizeof(slot), h->sequence % 2 * PAGE);
 	if (r == 0 && fdatasync(fd) < 0)
 		r = -errno;
 	return r;
@@ -419,7 +401,8 @@ static int write_pages(const struct overlay *o)
 		int r = 0;
 
 		if (o->dirty[i])
-			r = pwrite_full(o->fd, (char *)o->map + i * PAGE, PAGE, MAP_AT + i * PAGE);
+			r = fd_pwrite_full(o->fd, (char *)o->map + i * PAGE, PAGE,
+					   MAP_AT + i * PAGE);
 		if (r < 0)
 			return r;
 	}
@@ -474,7 +457,7 @@ static int copy_range(int from, uint64_t from_at, int to, uint64_t to_at, uint64
 
 		r = fd_pread_full(from, buf, n, from_at);
 		if (r == 0 && !(sparse && memcmp(buf, zero, n) == 0))
-			r = pwrite_full(to, buf, n, to_at);
+			r = fd_pwrite_full(to, buf, n, to_at);
 		from_at += n;
 		to_at += n;
 		len -= n;

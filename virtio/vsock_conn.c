@@ -8,6 +8,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "vmm/base/fd.h"
 
@@ -155,11 +156,10 @@ static void go_deaf(struct vsock_conn *c)
 /* Sends without waiting. Returns the bytes taken, maybe 0, or -errno when the host is gone. */
 static ssize_t send_some(struct vsock_conn *c, struct iovec *iov, unsigned n)
 {
-	struct msghdr m = {.msg_iov = iov, .msg_iovlen = n};
 	ssize_t r;
 
 	do {
-		r = sendmsg(c->host.fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+		r = fd_writev(c->host.fd, iov, (int)n, -1);
 	} while (r < 0 && errno == EINTR);
 	if (r < 0)
 		return errno == EAGAIN || errno == ENOBUFS ? 0 : -errno;
@@ -441,7 +441,9 @@ static bool parse_connect(char *line, uint32_t *port)
 static int read_connect(struct vsock_conn *c, uint32_t *port)
 {
 	char line[CONNECT_MAX + 1];
-	ssize_t n = recv(c->host.fd, line, CONNECT_MAX, MSG_PEEK | MSG_DONTWAIT);
+	struct iovec iov = {line, CONNECT_MAX};
+	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+	ssize_t n = recvmsg(c->host.fd, &m, MSG_PEEK | MSG_DONTWAIT);
 	char *end;
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -451,7 +453,7 @@ static int read_connect(struct vsock_conn *c, uint32_t *port)
 	end = memchr(line, '\n', (size_t)n);
 	if (!end)
 		return n == CONNECT_MAX || c->hup ? -1 : 0;
-	if (recv(c->host.fd, line, (size_t)(end - line) + 1, MSG_DONTWAIT) != end - line + 1)
+	if (read(c->host.fd, line, (size_t)(end - line) + 1) != end - line + 1)
 		return -1;
 	*end = '\0';
 	return parse_connect(line, port) ? 1 : -1;

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -53,7 +54,7 @@ int vsock_listener_open(struct vsock_listener *l, const char *path, struct err *
 		return err_sys(e, "bind '%s'", path);
 	if (listen(fd, BACKLOG) < 0 || lstat(path, &st) < 0) {
 		err_sys(e, "listen at '%s'", path);
-		unlink(path);
+		unlinkat(AT_FDCWD, path, 0);
 		return -e->code;
 	}
 	*l = (struct vsock_listener){.fd = TAKE_FD(fd), .dev = st.st_dev, .ino = st.st_ino};
@@ -69,7 +70,7 @@ void vsock_listener_close(struct vsock_listener *l, const char *path)
 	fd_close(&l->fd);
 	/* Somebody may have put another socket there meanwhile. */
 	if (lstat(path, &st) == 0 && st.st_dev == l->dev && st.st_ino == l->ino)
-		unlink(path);
+		unlinkat(AT_FDCWD, path, 0);
 }
 
 /* --- the table --- */

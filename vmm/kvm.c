@@ -2,7 +2,10 @@
 #include "vmm/kvm.h"
 
 #include <fcntl.h>
+#include <string.h>
 #include <sys/ioctl.h>
+#include <sys/utsname.h>
+#include <xxhash.h>
 
 #include "vmm/base/fd.h"
 #include "vmm/layout.h"
@@ -34,6 +37,7 @@ static int open_device(struct kvm *k, struct err *e)
 static int check_host(struct kvm *k, struct err *e)
 {
 	int n = ioctl(k->fd, KVM_GET_API_VERSION, 0);
+	struct utsname host = {0};
 
 	if (n != KVM_API_VERSION)
 		return err_set(e, ENOTSUP, "'" KVM_PATH "' speaks API version %d, need %d", n,
@@ -41,6 +45,9 @@ static int check_host(struct kvm *k, struct err *e)
 	/* The newest that is needed (Linux 4.13): who has it has all others. */
 	if (ioctl(k->fd, KVM_CHECK_EXTENSION, KVM_CAP_IMMEDIATE_EXIT) <= 0)
 		return err_set(e, ENOTSUP, "this kernel's KVM lacks KVM_CAP_IMMEDIATE_EXIT");
+	uname(&host);
+	k->kernel = XXH64(host.version, strlen(host.version),
+			  XXH64(host.release, strlen(host.release), 0));
 	k->tsc_deadline = ioctl(k->fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
 	n = ioctl(k->fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	if (n < (int)sizeof(struct kvm_run))

@@ -18,6 +18,7 @@ struct kvm {
 	int vm_fd;
 	size_t run_size;   /* bytes of struct kvm_run and what follows, for mmap */
 	bool tsc_deadline; /* the irqchip emulates the TSC-deadline timer */
+	uint64_t kernel;   /* hash of the host's kernel release and version */
 };
 
 /* Opens /dev/kvm, checks the API version and each capability that spore needs; creates the VM. */

@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "vmm/base/fd.h"
 #include "vmm/metrics.h"
 
 /* The text so far; out of memory: NULL, and nothing is added any more. */
@@ -207,7 +208,9 @@ static void put_process(struct page *p, const struct metrics *m)
 		    (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
 			    (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6);
 	}
-	n = m->rollup_fd >= 0 ? pread(m->rollup_fd, rollup, sizeof(rollup) - 1, 0) : -1;
+	n = m->rollup_fd >= 0
+		    ? fd_readv(m->rollup_fd, &(struct iovec){rollup, sizeof(rollup) - 1}, 1, 0)
+		    : -1;
 	if (n <= 0)
 		return;
 	rollup[n] = '\0';

@@ -4,7 +4,7 @@
 #include <cpuid.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/utsname.h>
+#include <xxhash.h>
 
 #include "vmm/base/log.h"
 
@@ -40,24 +40,15 @@ int x86_host_init(struct x86_host *h, struct kvm *k, struct err *e)
 	return x86_cpuid_supported(k, &h->cpuid, e);
 }
 
-uint64_t x86_host_fingerprint(void)
+uint64_t x86_host_fingerprint(const struct kvm *k)
 {
 	static const uint32_t leaf[] = {1, 7, 0x80000001};
-	uint64_t h = 0xcbf29ce484222325; /* FNV-1a */
-	struct utsname host = {0};
 	uint32_t r[ARRAY_SIZE(leaf)][4] = {0};
-	const uint8_t *at[] = {(const uint8_t *)r, (const uint8_t *)host.release,
-			       (const uint8_t *)host.version};
-	size_t len[] = {sizeof(r), sizeof(host.release), sizeof(host.version)};
 
-	uname(&host);
 	for (size_t i = 0; i < ARRAY_SIZE(leaf); i++)
 		__get_cpuid_count(leaf[i], 0, &r[i][0], &r[i][1], &r[i][2], &r[i][3]);
 	r[0][1] = 0; /* the APIC id of the processor that we happen to be on */
-	for (size_t i = 0; i < ARRAY_SIZE(at); i++)
-		for (size_t j = 0; j < len[i]; j++)
-			h = (h ^ at[i][j]) * 0x100000001b3;
-	return h;
+	return XXH64(r, sizeof(r), k->kernel);
 }
 
 static int save_xsave(struct x86_state *s, struct vcpu *v, struct kvm *k, struct err *e)

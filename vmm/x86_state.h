@@ -58,7 +58,7 @@ int x86_host_init(struct x86_host *h, struct kvm *k, struct err *e);
  * A number that two hosts share when they have the same processor and kernel: then what KVM supports
  * need not be compared, which costs 0.3 ms on a host that is virtual itself.
  */
-uint64_t x86_host_fingerprint(void);
+uint64_t x86_host_fingerprint(const struct kvm *k);
 
 /*
  * Reads the state of a parked vCPU. -ENOTSUP when the guest is a hypervisor itself and has turned

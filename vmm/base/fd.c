@@ -138,12 +138,47 @@ int64_t fd_size(int fd)
 	return bytes > INT64_MAX ? -EFBIG : (int64_t)bytes;
 }
 
+ssize_t fd_readv(int fd, const struct iovec *iov, int n, int64_t off)
+{
+	return preadv2(fd, iov, n, (off_t)off, 0);
+}
+
+ssize_t fd_writev(int fd, const struct iovec *iov, int n, int64_t off)
+{
+	return pwritev2(fd, iov, n, (off_t)off, 0);
+}
+
+int fd_pwrite_full(int fd, const void *buf, size_t len, uint64_t off)
+{
+	const char *p = buf;
+
+	if (off > INT64_MAX)
+		return -EINVAL;
+	while (len > 0) {
+		struct iovec iov = {(void *)(uintptr_t)p, len};
+		ssize_t n = fd_writev(fd, &iov, 1, (int64_t)off);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		p += n;
+		off += (uint64_t)n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
 int fd_pread_full(int fd, void *buf, size_t len, uint64_t off)
 {
 	char *p = buf;
 
+	/* -1 would mean the current position. */
+	if (off > INT64_MAX)
+		return -EINVAL;
 	while (len > 0) {
-		ssize_t n = pread(fd, p, len, (off_t)off);
+		struct iovec iov = {p, len};
+		ssize_t n = fd_readv(fd, &iov, 1, (int64_t)off);
 
 		if (n < 0 && errno == EINTR)
 			continue;

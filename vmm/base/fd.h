@@ -5,6 +5,7 @@
 #pragma once
 
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #include "vmm/base/err.h"
 
@@ -39,8 +40,17 @@ int fd_open_file(const char *path, int flags, bool block_too, struct err *e);
 /* Size in bytes of a regular file or block device. -errno on failure. */
 int64_t fd_size(int fd);
 
+/*
+ * preadv2(2) and pwritev2(2), for files at `off`, and for what has no offset (taps, pipes, sockets)
+ * with `off` -1: one system call of each direction is all that the filters have to allow.
+ */
+ssize_t fd_readv(int fd, const struct iovec *iov, int n, int64_t off);
+ssize_t fd_writev(int fd, const struct iovec *iov, int n, int64_t off);
+
 /* Exactly `len` bytes at `off`, or -errno; -ENODATA when the file ends before. Restarts on EINTR. */
 int fd_pread_full(int fd, void *buf, size_t len, uint64_t off);
+/* All `len` bytes at `off`, or -errno. Restarts on EINTR. */
+int fd_pwrite_full(int fd, const void *buf, size_t len, uint64_t off);
 
 /* Writes all `len` bytes to a stream; -errno (also -EAGAIN half-way on a non-blocking one). */
 int fd_write_full(int fd, const void *buf, size_t len);

@@ -95,7 +95,7 @@ int seccomp_call_number(const char *name)
 /* --- a violation --- */
 
 /* Set once before any filter; the handler has no other way to get at it. */
-static void (*restore_terminal)(void);
+static void (*before_the_end)(void);
 
 /*
  * Async-signal-safe in fact: log_write() and snprintf() of glibc neither allocate nor lock for
@@ -122,14 +122,14 @@ static void on_violation(int sig, siginfo_t *info, void *context)
 	if (write(STDERR_FILENO, line, (size_t)n) == n)
 		line[n - 1] = '\0';
 	log_error("%s", line);
-	restore_terminal();
+	before_the_end();
 	_exit(SECCOMP_EXIT_CODE);
 }
 
-int seccomp_handle(void (*restore)(void), struct err *e)
+int seccomp_handle(void (*last)(void), struct err *e)
 {
 	struct sigaction sa = {.sa_sigaction = on_violation, .sa_flags = SA_SIGINFO};
 
-	restore_terminal = restore;
+	before_the_end = last;
 	return sigaction(SIGSYS, &sa, NULL) < 0 ? err_sys(e, "handle SIGSYS") : 0;
 }

@@ -51,10 +51,10 @@ int seccomp_load(struct seccomp *s, const char *path, struct err *e);
 void seccomp_finish(struct seccomp *s);
 
 /*
- * Installs the handler of SIGSYS; before the first seccomp_install(). `restore` is called by it
- * last, before the process ends.
+ * Installs the handler of SIGSYS; before the first seccomp_install(). `last` is called by it
+ * before the process ends: it gives the terminal back, for instance. Async-signal-safe.
  */
-int seccomp_handle(void (*restore)(void), struct err *e);
+int seccomp_handle(void (*last)(void), struct err *e);
 
 /*
  * Puts the calling thread under the filter of `kind`, for good. Sets no_new_privs. `s` may be NULL

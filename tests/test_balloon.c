@@ -234,6 +234,42 @@ struct __attribute__((packed)) stat {
 	uint64_t value;
 };
 
+static uint64_t killed;
+
+static void on_out_of_memory(void *arg, uint64_t kills)
+{
+	(void)arg;
+	killed += kills;
+}
+
+static void tell_kills(uint64_t total)
+{
+	const struct stat s = {BALLOON_OOM_KILL, total};
+	gpa_t at = driver_alloc(&g, sizeof(s));
+
+	memcpy(driver_ptr(&g, at, sizeof(s)), &s, sizeof(s));
+	driver_add(&g, 2, (struct driver_buf[]){{at, sizeof(s), false}}, 1);
+	driver_kick(&g, 2);
+	g.loop.timers->at_ns = 0;
+	driver_run(&g); /* the buffer comes back */
+}
+
+Test(balloon, out_of_memory_is_told_once_for_each_kill)
+{
+	with((struct balloon_setup){.stats_interval_s = 1, .out_of_memory = on_out_of_memory},
+	     F_STATS);
+	tell_kills(0);
+	cr_assert_eq(killed, 0);
+	tell_kills(2);
+	cr_assert_eq(killed, 2);
+	tell_kills(2);
+	cr_assert_eq(killed, 2);
+	tell_kills(1); /* it lies, or has begun anew */
+	cr_assert_eq(killed, 2);
+	tell_kills(3);
+	cr_assert_eq(killed, 4);
+}
+
 Test(balloon, statistics)
 {
 	const struct stat s[] = {{4, 1000}, {5, 2000}, {15, 7}, {16, 9}, {0xffff, 9}};

@@ -70,6 +70,8 @@ struct balloon {
 	struct balloon_state state;	/* [s] */
 	struct balloon_metrics count;
 	struct loop_timer poll; /* [m] */
+	void (*out_of_memory)(void *arg, uint64_t kills);
+	void *arg;
 
 	/* Scratch of the queue callback. */
 	struct virtq_chain chain;
@@ -217,6 +219,7 @@ static void serve(struct balloon *b, enum role role)
 static void read_stats(struct balloon *b)
 {
 	struct balloon_state *s = &b->state;
+	uint64_t killed = s->stats[BALLOON_OOM_KILL];
 	struct balloon_stat_entry e;
 
 	s->stats_known = 0;
@@ -232,6 +235,8 @@ static void read_stats(struct balloon *b)
 		metric_inc(&b->count.stats_updates_count);
 	else
 		metric_inc(&b->count.stats_update_fails);
+	if (s->stats[BALLOON_OOM_KILL] > killed && b->out_of_memory)
+		b->out_of_memory(b->arg, s->stats[BALLOON_OOM_KILL] - killed);
 }
 
 static void arm(struct balloon *b)
@@ -397,6 +402,8 @@ struct virtio_device *balloon_create(const struct balloon_setup *cfg, const stru
 	b->state.target_pages = b->space.num_pages = cfg->amount_mib * PAGES_PER_MIB;
 	b->state.stats_interval_s = cfg->stats_interval_s;
 	b->state.hint_last = HINT_DONE;
+	b->out_of_memory = cfg->out_of_memory;
+	b->arg = cfg->arg;
 	b->poll = (struct loop_timer){.expired = poll_stats, .arg = b, .lock = env->lock};
 	for (unsigned i = 0; i < QUEUES_MAX; i++)
 		virtq_init(&b->queue[i], VIRTQ_SIZE_MAX);

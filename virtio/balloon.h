@@ -17,6 +17,9 @@ struct balloon_setup {
 	bool deflate_on_oom; /* the guest may take pages back before it kills a process */
 	bool hinting, reporting;
 	uint32_t stats_interval_s; /* 0: no statistics, ever */
+	/* The statistics say that the guest killed `kills` more for want of memory. NULL: no matter. */
+	void (*out_of_memory)(void *arg, uint64_t kills);
+	void *arg;
 };
 
 /* What Firecracker's metrics call "balloon". Main thread. */

@@ -7,6 +7,7 @@
 void virtio_interrupt(struct virtio_device *d, enum virtio_irq why)
 {
 	d->state.interrupt_status |= why;
+	metric_inc(&d->interrupts);
 	fd_event_signal(d->env.irq_fd);
 }
 

@@ -14,6 +14,7 @@
 #include "virtio/queue.h"
 #include "vmm/base/gmem.h"
 #include "vmm/base/loop.h"
+#include "vmm/base/metric.h"
 
 /* Device ids, virtio 1.2 section 5. */
 enum virtio_id {
@@ -127,6 +128,7 @@ struct virtio_device {
 	bool keeps_early;	      /* [I] a notification before DRIVER_OK counts from then on */
 	struct virtio_env env;	      /* [I] */
 	struct virtio_device_state state; /* [s] */
+	struct metric interrupts;
 };
 
 /* Sets interrupt status bits and raises the interrupt. Lock held. */

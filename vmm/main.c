@@ -59,14 +59,23 @@ static int complain(const struct err *e, int code)
 static const struct {
 	int signal;
 	int code;
-	const char *text;
+	const char *name, *text;
 } fatal_signals[] = {
-	{SIGBUS, VM_EXIT_SIGBUS, "spore: SIGBUS: memory could not be provided\n"},
-	{SIGSEGV, VM_EXIT_SIGSEGV, "spore: SIGSEGV\n"},
-	{SIGXFSZ, VM_EXIT_SIGXFSZ, "spore: SIGXFSZ: file size limit\n"},
-	{SIGXCPU, VM_EXIT_SIGXCPU, "spore: SIGXCPU: CPU time limit\n"},
-	{SIGILL, VM_EXIT_SIGILL, "spore: SIGILL\n"},
+	{SIGBUS, VM_EXIT_SIGBUS, "sigbus", "spore: SIGBUS: memory could not be provided\n"},
+	{SIGSEGV, VM_EXIT_SIGSEGV, "sigsegv", "spore: SIGSEGV\n"},
+	{SIGXFSZ, VM_EXIT_SIGXFSZ, "sigxfsz", "spore: SIGXFSZ: file size limit\n"},
+	{SIGXCPU, VM_EXIT_SIGXCPU, "sigxcpu", "spore: SIGXCPU: CPU time limit\n"},
+	{SIGILL, VM_EXIT_SIGILL, "sigill", "spore: SIGILL\n"},
 };
+
+/* Where a handler finds the metrics; it gets no argument. */
+static const struct metrics *metrics_at_the_end;
+
+static void on_violation(void)
+{
+	serial_terminal_restore();
+	metrics_last_words(metrics_at_the_end, "seccomp", "num_faults");
+}
 
 /* Async-signal-safe calls only; any thread. */
 static void on_fatal_signal(int sig)
@@ -81,6 +90,7 @@ static void on_fatal_signal(int sig)
 		/* When this fails there is nobody left to tell. */
 		if (write(STDERR_FILENO, fatal_signals[i].text, strlen(fatal_signals[i].text)) < 0)
 			break;
+		metrics_last_words(metrics_at_the_end, "signals", fatal_signals[i].name);
 	}
 	_exit(code);
 }
@@ -89,6 +99,7 @@ static void on_fatal_signal(int sig)
 static void on_crash_signal(int sig)
 {
 	serial_terminal_restore();
+	metrics_last_words(metrics_at_the_end, "vmm", "panic_count");
 	if (sig == SIGABRT)
 		raise(sig);
 }
@@ -118,6 +129,8 @@ static void on_signal(struct loop_source *s, uint32_t events)
 		return;
 	}
 	app->end_signal = (int)info.ssi_signo;
+	if (app->end_signal == SIGHUP)
+		metric_inc(&app->metrics.sighup);
 	app->exit_code = VM_EXIT_SIGHUP;
 	loop_stop(&app->loop);
 }
@@ -137,7 +150,7 @@ static int setup_signals(struct app *app, struct err *e)
 		sigaction(fatal_signals[i].signal, &sa, NULL);
 	sigaction(SIGABRT, &crash, NULL);
 	sigaction(SIGFPE, &crash, NULL);
-	if (seccomp_handle(serial_terminal_restore, e) < 0)
+	if (seccomp_handle(on_violation, e) < 0)
 		return -e->code;
 	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&set);
@@ -299,6 +312,7 @@ static int setup(struct app *app, struct err *e)
 	app->vm.ended = on_vm_ended;
 	app->vm.ended_arg = app;
 	metrics_init(&app->metrics, &app->vm);
+	metrics_at_the_end = &app->metrics;
 	app->api = (struct api){
 		.vm = &app->vm,
 		.metrics = &app->metrics,

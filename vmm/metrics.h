@@ -46,6 +46,7 @@ struct metrics {
 	struct metric missed; /* lines that could not be written */
 	struct metric missed_log, rate_limited_log;
 	struct metric deprecated; /* requests with a deprecated field */
+	struct metric sighup;
 	uint64_t api_bucket[METRICS_API_BUCKETS], api_requests, api_ns;
 	json_t *total;	 /* sums of everything that was ever collected; NULL: nothing was */
 	json_t *pending; /* collected for metrics_totals(), not in a line yet; or NULL */
@@ -63,6 +64,11 @@ void metrics_finish(struct metrics *m);
 
 /* Writes a line. 0 also when there is no metrics file. */
 int metrics_flush(struct metrics *m, struct err *e);
+/*
+ * A line with nothing but one 1 in it, for what ends the process at once. Async-signal-safe, any
+ * thread.
+ */
+void metrics_last_words(const struct metrics *m, const char *group, const char *field);
 /* Makes the process's memory known to metrics_prometheus(); while files can be opened. */
 void metrics_watch_process(struct metrics *m);
 /* A request took so long. */

@@ -226,6 +226,13 @@ static int add_entropy(struct vm_machine *m, const struct limiter_config *limit,
 	return plug(m, dev, e);
 }
 
+static void on_out_of_memory(void *arg, uint64_t kills)
+{
+	struct vm *vm = arg;
+
+	event_emit(vm->events, "out_of_memory", EVENT_NUMBER("kills", kills));
+}
+
 static int add_balloon(struct vm_machine *m, const struct config *c, struct err *e)
 {
 	const struct balloon_setup s = {
@@ -234,6 +241,8 @@ static int add_balloon(struct vm_machine *m, const struct config *c, struct err 
 		.hinting = c->balloon.free_page_hinting,
 		.reporting = c->balloon.free_page_reporting,
 		.stats_interval_s = c->balloon.stats_polling_interval_s,
+		.out_of_memory = on_out_of_memory,
+		.arg = m->vm,
 	};
 	struct virtio_device *dev;
 	struct virtio_env env;

@@ -498,7 +498,7 @@ Both(large_requests_are_served_in_turns)
 	for (unsigned i = 0; i < N; i++)
 		cr_assert(driver_used(&g, 0, NULL, NULL), "request %u", i);
 	cr_assert_eq(status_of(&r), OK);
-	cr_assert_eq(metric_take(&count->queue_event_count), 2);
+	cr_assert_geq(metric_take(&count->queue_event_count), 2, "a slow disk ends a turn too");
 }
 
 Both(kick_for_nothing)

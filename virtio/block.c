@@ -37,9 +37,14 @@
 /* A header and a status byte take a descriptor each. */
 #define SEG_MAX (VIRTQ_SIZE_MAX - 2)
 
-/* A turn of the queue callback ends after so many requests, or bytes. */
+/*
+ * A turn of the queue callback ends after so many requests, or bytes, or when a disk that is slow
+ * has taken so long: the API is served by the same thread. The clock is read once in TURN_LOOK bytes.
+ */
 #define TURN_REQUESTS VIRTQ_SIZE_MAX
 #define TURN_BYTES    MIB(16)
+#define TURN_NS	      2000000u
+#define TURN_LOOK     MIB(1)
 
 /* When the kernel takes no more requests for want of memory, it is asked again after this. */
 #define RETRY_NS 1000000u
@@ -123,12 +128,17 @@ static int serve_one(struct block *b, struct virtq *q, uint64_t *bytes)
  */
 static int serve_queue(struct block *b, struct virtq *q)
 {
+	uint64_t bytes = 0, look = TURN_LOOK, end_ns = now_ns() + TURN_NS;
 	unsigned served = 0, batch = 0;
-	uint64_t bytes = 0;
 	int r = 1;
 
 	b->stalled = false;
 	while (r > 0 && served < TURN_REQUESTS && bytes < TURN_BYTES) {
+		if (bytes >= look) {
+			if (now_ns() >= end_ns)
+				break;
+			look = bytes + TURN_LOOK;
+		}
 		if (batch > 0 && !virtq_waiting(q)) {
 			end_batch(b);
 			batch = 0;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * api ROUNDS SOCKET SPORE
+ * api ROUNDS SOCKET SPORE [CONFIG]
  *
  * What the API costs an idle spore: the figures "get" (GET /) and "put" (PUT /machine-config) over
  * one kept-alive connection, "connect" (a new connection and its GET /), then "rss": bytes by which
  * its resident memory has grown over 1000 requests, and "malformed": 10,000 requests that are none,
- * each on a connection of its own, after which it has to answer as before.
+ * each on a connection of its own, after which it has to answer as before. With a config file only
+ * "busy": GET / while its guest runs.
  */
 #include <signal.h>
 
@@ -60,16 +61,33 @@ static void send_malformed(const char *socket, unsigned i)
 	close(fd);
 }
 
+static int measure_busy(unsigned rounds, char *argv[])
+{
+	char *const spore[] = {argv[3], "--api-sock", argv[2], "--config-file", argv[4], NULL};
+	struct bench_child child = bench_spawn(spore, -1);
+	int fd = bench_connect(argv[2]);
+
+	for (unsigned i = 0; i < rounds; i++) {
+		usleep(2000);
+		bench_row("spore", i, "busy", get(fd, "GET", "/", ""));
+	}
+	kill(child.pid, SIGTERM);
+	bench_wait(child.pid);
+	return 0;
+}
+
 int main(int argc, char *argv[])
 {
-	unsigned rounds = argc == 4 ? (unsigned)atoi(argv[1]) : 0;
+	unsigned rounds = argc == 4 || argc == 5 ? (unsigned)atoi(argv[1]) : 0;
 	char *const spore[] = {argv[3], "--api-sock", argv[2], NULL};
 	struct bench_child child;
 	uint64_t before, start;
 	int fd;
 
 	if (rounds == 0)
-		errx(2, "usage: api ROUNDS SOCKET SPORE");
+		errx(2, "usage: api ROUNDS SOCKET SPORE [CONFIG]");
+	if (argc == 5)
+		return measure_busy(rounds, argv);
 	child = bench_spawn(spore, -1);
 	fd = bench_connect(argv[2]);
 	for (unsigned i = 0; i < rounds; i++) {

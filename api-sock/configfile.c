@@ -209,12 +209,12 @@ static ssize_t read_all(int fd, char *buf, size_t size, struct err *e)
 
 int configfile_load(struct api *api, const char *path, struct err *e)
 {
-	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	cleanup_fd int fd = fd_open_path(path, O_RDONLY, 0);
 	cleanup_free char *text = NULL;
 	ssize_t len;
 
 	if (fd < 0)
-		return err_sys(e, "config file '%s'", path);
+		return err_set(e, -fd, "config file '%s': %s", path, strerror(-fd));
 	text = malloc(CONFIG_FILE_MAX + 1);
 	if (!text)
 		return err_set(e, ENOMEM, "config file '%s': out of memory", path);

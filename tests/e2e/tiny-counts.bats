@@ -61,3 +61,35 @@ count() {
 	tail -n 1 "$metrics" | jq -e '.start_us | .begin > 0 and
 		.first_exit >= .memory + .kvm + .devices + .kernel + .vcpus'
 }
+
+@test "an idle microVM with every device: the main thread is not woken once in 10 s" {
+	[ -w /dev/kvm ] || skip "no /dev/kvm on this machine"
+	local disk limits
+	disk=$(mktemp)
+	truncate -s 1M "$disk" "$disk.base"
+	limits='{bandwidth: {size: 1000, refill_time: 100}}'
+	# A network namespace of its own: tap0 is nobody else's.
+	SPORE=$(mktemp)
+	printf '#!/bin/sh\nexec unshare -n sh -c "ip tuntap add dev tap0 mode tap && ip link set tap0 up && exec %s \\"\\$@\\"" sh "$@"\n' \
+		"$TOP/build/spore" >"$SPORE"
+	chmod 755 "$SPORE"
+	vm_api --config-file "$(config "$GUEST/idle.elf" ".entropy = {} | .vsock = {guest_cid: 3, uds_path: \"$disk.vsock\"}
+		| .balloon = {amount_mib: 0, deflate_on_oom: false, stats_polling_interval_s: 0}
+		| .drives = [{drive_id: \"a\", path_on_host: \"$disk\", is_root_device: false, io_engine: \"Async\", rate_limiter: $limits},
+			{drive_id: \"b\", path_on_host: \"$disk.base\", is_root_device: false, overlay: \"$disk.ovl\"}]
+		| .\"network-interfaces\" = [{iface_id: \"eth0\", host_dev_name: \"tap0\", rx_rate_limiter: $limits, tx_rate_limiter: $limits}]")"
+	wait_for idle
+	switches() { sed -n 's/^voluntary_ctxt_switches:[^0-9]*//p' "/proc/$VM_PID/task/$VM_PID/status"; }
+	ok GET /
+	sleep 1
+	before=$(switches)
+	sleep 10
+	after=$(switches)
+	echo "from $before to $after"
+	[ "$before" -gt 0 ]
+	[ "$before" = "$after" ]
+	# It does count: a request wakes it.
+	ok GET /
+	[ "$(switches)" -gt "$after" ]
+	rm -f "$disk" "$disk".*
+}

@@ -205,8 +205,10 @@ tidy: | $(DEPS)
 
 # --- benchmark and demo ---
 
-# Linked as spore is, and of nothing but themselves; one measures the filters.
+# Linked as spore is, and of nothing but themselves; two measure parts of spore.
 $(B)/bench/jail: $(B)/obj/$(B)/gen/filters.o
+$(B)/bench/policy: $(patsubst %,$(B)/obj/%.o,vmm/base/err vmm/base/fd virtio/netflow virtio/netframe \
+	virtio/netguard virtio/netpolicy virtio/netrewrite virtio/nettap)
 $(B)/bench/%: $(B)/obj/tests/bench/%.o
 	@mkdir -p $(@D)
 	@echo "  LD $@"

@@ -239,4 +239,4 @@ clean:
 help:
 	@echo "all demo check unit e2e asan fuzz layers format format-check tidy bench install clean"
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) -path $(B)/cache -prune -o -name '*.d' -type f -print 2>/dev/null)

@@ -294,6 +294,61 @@ Test(loop, a_broken_loop_says_so)
 	cr_assert_eq(loop_run(&l), -EBADF);
 }
 
+/* --- signals behind the lock --- */
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER, other_mutex = PTHREAD_MUTEX_INITIALIZER;
+static int signalled;
+
+/* Under `mutex`: what belongs to it waits, what belongs to another one or to none does not. */
+static void signal_three(struct source *me)
+{
+	loop_signal(me->loop, &mutex, signalled);
+	loop_signal(me->loop, &mutex, signalled);
+	cr_assert_not(fd_event_drain(signalled), "not while the lock is held");
+	loop_signal(me->loop, &other_mutex, signalled);
+	cr_assert(fd_event_drain(signalled));
+	loop_signal(me->loop, NULL, signalled);
+	cr_assert(fd_event_drain(signalled));
+}
+
+static void signal_at_once(struct source *me)
+{
+	loop_signal(me->loop, &mutex, signalled);
+	cr_assert(fd_event_drain(signalled), "this callback has no lock");
+}
+
+static void signal_expired(struct loop_timer *t)
+{
+	loop_signal(t->arg, &mutex, signalled);
+	cr_assert_not(fd_event_drain(signalled));
+}
+
+Test(loop, a_signal_comes_when_the_lock_is_free)
+{
+	struct loop_timer t = {.expired = signal_expired, .arg = &loop, .lock = &mutex};
+	struct source a, b;
+
+	signalled = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	loop_signal(&loop, &mutex, signalled);
+	cr_assert(fd_event_drain(signalled), "no callback is running");
+	add(&a, signal_three);
+	a.s.lock = &mutex;
+	poke(&a);
+	run();
+	cr_assert(fd_event_drain(signalled));
+	add(&b, signal_at_once);
+	poke(&b);
+	run();
+	cr_assert_eq(b.calls, 1);
+	cr_assert_not(fd_event_drain(signalled));
+	loop_timer_set(&loop, &t, 0);
+	run();
+	cr_assert(fd_event_drain(signalled));
+	drop(&a);
+	drop(&b);
+	close(signalled);
+}
+
 static void nothing(int sig)
 {
 	(void)sig;

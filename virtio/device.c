@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "virtio/device.h"
 
-#include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
 void virtio_interrupt(struct virtio_device *d, enum virtio_irq why)
 {
 	d->state.interrupt_status |= why;
 	metric_inc(&d->interrupts);
-	fd_event_signal(d->env.irq_fd);
+	loop_signal(d->env.loop, d->env.lock, d->env.irq_fd);
 }
 
 void virtio_queue_end(struct virtio_device *d, struct virtq *q)

@@ -9,7 +9,7 @@
 
 int loop_init(struct loop *l, struct err *e)
 {
-	*l = (struct loop){.epfd = epoll_create1(EPOLL_CLOEXEC)};
+	*l = (struct loop){.epfd = epoll_create1(EPOLL_CLOEXEC), .signal_fd = -1};
 	if (l->epfd < 0)
 		return err_sys(e, "create an epoll instance");
 	return 0;
@@ -96,6 +96,38 @@ static int next_timeout_ms(const struct loop *l, int limit)
 	return limit >= 0 && ms > (uint64_t)limit ? limit : (int)ms;
 }
 
+/* --- callbacks --- */
+
+static void enter(struct loop *l, pthread_mutex_t *lock)
+{
+	if (!lock)
+		return;
+	pthread_mutex_lock(lock);
+	__atomic_store_n(&l->held, lock, __ATOMIC_RELAXED);
+}
+
+static void leave(struct loop *l, pthread_mutex_t *lock)
+{
+	int fd = l->signal_fd;
+
+	if (!lock)
+		return;
+	l->signal_fd = -1;
+	__atomic_store_n(&l->held, NULL, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(lock);
+	if (fd >= 0)
+		fd_event_signal(fd);
+}
+
+/* Who holds `lock` and is not in a callback under it sees that from `held`, whatever its thread. */
+void loop_signal(struct loop *l, const pthread_mutex_t *lock, int fd)
+{
+	if (!lock || __atomic_load_n(&l->held, __ATOMIC_RELAXED) != lock)
+		fd_event_signal(fd);
+	else
+		l->signal_fd = fd;
+}
+
 static void run_timers(struct loop *l)
 {
 	uint64_t now = now_ns();
@@ -106,11 +138,9 @@ static void run_timers(struct loop *l)
 		pthread_mutex_t *lock = t->lock;
 
 		loop_timer_clear(l, t);
-		if (lock)
-			pthread_mutex_lock(lock);
+		enter(l, lock);
 		t->expired(t);
-		if (lock)
-			pthread_mutex_unlock(lock);
+		leave(l, lock);
 	}
 }
 
@@ -124,11 +154,9 @@ static void run_batch(struct loop *l)
 		if (!s)
 			continue;
 		lock = s->lock; /* the callback may free its source */
-		if (lock)
-			pthread_mutex_lock(lock);
+		enter(l, lock);
 		s->ready(s, ev->events);
-		if (lock)
-			pthread_mutex_unlock(lock);
+		leave(l, lock);
 	}
 	l->batch_len = 0;
 	l->batch_pos = 0;

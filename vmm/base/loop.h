@@ -41,6 +41,8 @@ struct loop {
 	struct loop_timer *timers; /* ascending at_ns */
 	struct epoll_event batch[LOOP_BATCH];
 	int batch_len, batch_pos;
+	const pthread_mutex_t *held; /* [a] by the callback that is running; the main thread's */
+	int signal_fd;		     /* to be signalled behind it, or -1 */
 };
 
 int loop_init(struct loop *l, struct err *e);
@@ -56,6 +58,13 @@ void loop_del(struct loop *l, struct loop_source *s);
 /* Arms or re-arms a one-shot timer, `in_ns` nanoseconds from now. */
 void loop_timer_set(struct loop *l, struct loop_timer *t, uint64_t in_ns);
 void loop_timer_clear(struct loop *l, struct loop_timer *t);
+
+/*
+ * Signals eventfd `fd`, which belongs to what `lock` protects; the caller holds `lock` (NULL: there
+ * is none), on any thread. Within a callback that has `lock` held around it, the signal is given
+ * after the lock was released: whom it wakes up wants the lock at once, and would have to sleep.
+ */
+void loop_signal(struct loop *l, const pthread_mutex_t *lock, int fd);
 
 /* Sleeps until there is something to serve, and serves nothing yet. */
 void loop_wait(const struct loop *l);

@@ -100,9 +100,10 @@ said() {
 	grep -qF -- "$1" "$VM_DIR/out" || fail "the console has not said '$1'"
 }
 
-# printed LINE: the console has exactly this line (a terminal ends its lines with CR LF).
+# printed LINE: the console has exactly this line (a terminal ends its lines with CR LF). Not grep
+# -q, which ends at once, and then tr by SIGPIPE.
 printed() {
-	tr -d '\r' <"$VM_DIR/out" | grep -qxF -- "$1" || fail "the console has no line '$1'"
+	tr -d '\r' <"$VM_DIR/out" | grep -xF -- "$1" >/dev/null || fail "the console has no line '$1'"
 }
 
 # config KERNEL [JQ]: a config file for --config-file; JQ edits it. Prints its path.

@@ -14,6 +14,7 @@ VM_PID=
 fail() {
 	echo "FAILED: $*" >&2
 	[ -z "${VM_DIR:-}" ] || { echo "--- console:"; cat "$VM_DIR/out" "$VM_DIR/err"; } >&2
+	[ ! -s "${SNAP:-}/log" ] || { echo "--- log:"; tail -n 60 "$SNAP/log"; } >&2
 	vm_kill
 	exit 1
 }

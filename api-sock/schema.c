@@ -353,13 +353,16 @@ SCHEMA(schema_memory_backend, "MemoryBackend", memory_backend_fields);
 
 static const struct body_field network_override_fields[] = {
 	{"iface_id", BODY_ID, BODY_REQUIRED, AT(struct network_override, iface_id)},
-	{"host_dev_name", BODY_TEXT, BODY_REQUIRED, AT(struct network_override, host_dev_name)},
+	{"host_dev_name", BODY_TEXT, 0, AT(struct network_override, host_dev_name)},
+	{"passt_socket", BODY_TEXT, 0, AT(struct network_override, passt_socket)},
+	{"tap_fd", BODY_UINT, 0, AT(struct network_override, tap_fd), .min = 1, .max = INT32_MAX},
 };
 SCHEMA(schema_network_override, "NetworkOverride", network_override_fields);
 
 static const struct body_field drive_override_fields[] = {
 	{"drive_id", BODY_ID, BODY_REQUIRED, AT(struct drive_override, drive_id)},
-	{"path_on_host", BODY_TEXT, BODY_REQUIRED, AT(struct drive_override, path_on_host)},
+	{"path_on_host", BODY_TEXT, 0, AT(struct drive_override, path_on_host)},
+	{"overlay", BODY_TEXT, 0, AT(struct drive_override, overlay)},
 };
 SCHEMA(schema_drive_override, "DriveOverride", drive_override_fields);
 

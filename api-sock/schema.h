@@ -38,13 +38,16 @@ struct memory_backend {
 	enum snapshot_backend type;
 	char *path;
 };
-struct network_override {
+struct network_override { /* one of the three */
 	char iface_id[CONFIG_ID_MAX + 1];
 	char host_dev_name[64];
+	char passt_socket[108]; /* (+) */
+	uint64_t tap_fd;	/* (+) 0: none */
 };
-struct drive_override { /* (+) */
+struct drive_override { /* (+) at least one of the two */
 	char drive_id[CONFIG_ID_MAX + 1];
 	char path_on_host[4096];
+	char overlay[4096];
 };
 struct vsock_override {
 	char *uds_path;

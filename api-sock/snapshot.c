@@ -72,9 +72,8 @@ struct apply {
 	const struct snapshot_load_request *req;
 };
 
-/* Sets list[?id_key == id].key; false when there is none. */
-static bool override(json_t *list, const char *id_key, const char *id, const char *key,
-		     const char *value)
+/* list[?id_key == id], or NULL. */
+static json_t *find_item(json_t *list, const char *id_key, const char *id)
 {
 	size_t i;
 	json_t *item;
@@ -84,9 +83,55 @@ static bool override(json_t *list, const char *id_key, const char *id, const cha
 		const char *have = json_string_value(json_object_get(item, id_key));
 
 		if (have && strcmp(have, id) == 0)
-			return json_object_set_new(item, key, json_string(value)) == 0;
+			return item;
 	}
-	return false;
+	return NULL;
+}
+
+/* "": stays. */
+static void set_text(json_t *item, const char *key, const char *value)
+{
+	if (value[0])
+		json_object_set_new(item, key, json_string(value));
+}
+
+static int override_network(const struct network_override *n, json_t *root, struct err *e)
+{
+	unsigned ways = (n->host_dev_name[0] ? 1u : 0u) + (n->passt_socket[0] ? 1u : 0u) +
+			(n->tap_fd ? 1u : 0u);
+	json_t *item =
+		find_item(json_object_get(root, "network-interfaces"), "iface_id", n->iface_id);
+
+	if (!item)
+		return err_set(e, EINVAL, "network_overrides: no interface '%s'", n->iface_id);
+	if (ways != 1)
+		return err_set(e, EINVAL,
+			       "network_overrides: '%s' needs one of host_dev_name, passt_socket "
+			       "and tap_fd",
+			       n->iface_id);
+	json_object_del(item, "host_dev_name");
+	json_object_del(item, "passt_socket");
+	json_object_del(item, "tap_fd");
+	set_text(item, "host_dev_name", n->host_dev_name);
+	set_text(item, "passt_socket", n->passt_socket);
+	if (n->tap_fd)
+		json_object_set_new(item, "tap_fd", json_integer((json_int_t)n->tap_fd));
+	return 0;
+}
+
+static int override_drive(const struct drive_override *d, json_t *root, struct err *e)
+{
+	json_t *item = find_item(json_object_get(root, "drives"), "drive_id", d->drive_id);
+
+	if (!item)
+		return err_set(e, EINVAL, "drive_overrides: no drive '%s'", d->drive_id);
+	if (!d->path_on_host[0] && !d->overlay[0])
+		return err_set(e, EINVAL,
+			       "drive_overrides: '%s' needs path_on_host, overlay or both",
+			       d->drive_id);
+	set_text(item, "path_on_host", d->path_on_host);
+	set_text(item, "overlay", d->overlay);
+	return 0;
 }
 
 static int apply_overrides(const struct snapshot_load_request *req, json_t *root, struct err *e)
@@ -94,18 +139,14 @@ static int apply_overrides(const struct snapshot_load_request *req, json_t *root
 	const struct network_override *n = req->networks.item;
 	const struct drive_override *d = req->drives.item;
 	json_t *vsock = json_object_get(root, "vsock");
+	int r = 0;
 
-	for (unsigned i = 0; i < req->networks.count; i++)
-		if (!override(json_object_get(root, "network-interfaces"), "iface_id",
-			      n[i].iface_id, "host_dev_name", n[i].host_dev_name))
-			return err_set(e, EINVAL, "network_overrides: no interface '%s'",
-				       n[i].iface_id);
-	for (unsigned i = 0; i < req->drives.count; i++)
-		if (!override(json_object_get(root, "drives"), "drive_id", d[i].drive_id,
-			      "path_on_host", d[i].path_on_host))
-			return err_set(e, EINVAL, "drive_overrides: no drive '%s'", d[i].drive_id);
-	if (!req->vsock.uds_path)
-		return 0;
+	for (unsigned i = 0; r == 0 && i < req->networks.count; i++)
+		r = override_network(&n[i], root, e);
+	for (unsigned i = 0; r == 0 && i < req->drives.count; i++)
+		r = override_drive(&d[i], root, e);
+	if (r < 0 || !req->vsock.uds_path)
+		return r;
 	if (!json_is_object(vsock))
 		return err_set(e, EINVAL, "vsock_override: no vsock device");
 	json_object_set_new(vsock, "uds_path", json_string(req->vsock.uds_path));
@@ -121,8 +162,10 @@ static int configure(void *arg, const char *text, size_t len, struct err *e)
 	if (!root)
 		return -EINVAL;
 	r = apply_overrides(a->req, root, e);
+	a->api->vm->config.loading = true;
 	if (r == 0)
 		r = configfile_apply_root(a->api, root, true, e);
+	a->api->vm->config.loading = false;
 	json_decref(root);
 	return r;
 }

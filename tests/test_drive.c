@@ -131,6 +131,24 @@ Test(drive, files_in_use_by_another_vm)
 	close(fd);
 }
 
+Test(drive, a_snapshot_that_is_loaded_may_share_a_disk_but_no_overlay)
+{
+	int fd;
+
+	cr_assert_eq(set((struct piece){"a", "disk", "new", false}), 0);
+	config_finish(&c);
+	fd = hold("disk", LOCK_EX);
+	c.loading = true;
+	cr_expect_eq(set((struct piece){"a", "disk", NULL, false}), 0, "%s", e.msg);
+	cr_expect_eq(set((struct piece){"a", "disk", "new", false}), 0, "%s", e.msg);
+	close(fd);
+	config_finish(&c);
+	fd = hold("new", LOCK_EX);
+	c.loading = true;
+	refused((struct piece){"a", "disk", "new", false}, "in use by another microVM");
+	close(fd);
+}
+
 Test(drive, the_lock_is_held_and_released)
 {
 	int fd = open(scratch_path(&s, "disk"), O_RDONLY | O_CLOEXEC);

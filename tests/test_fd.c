@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -246,6 +247,50 @@ Test(fd, sink_may_be_a_fifo_without_a_reader, .timeout = 10)
 
 	cr_assert_geq(fd, 0);
 	cr_assert_eq(write(fd, "kept", 4), 4);
+}
+
+/* --- inherited --- */
+
+static int open_number(int number, int flags, struct err *e)
+{
+	char path[40];
+
+	snprintf(path, sizeof(path), "/dev/fd/%d", number);
+	return fd_open_file(path, flags, false, e);
+}
+
+Test(fd, an_inherited_descriptor_is_named_by_its_number)
+{
+	const char *path = scratch_file(&dir, "f", "12345", 5);
+	cleanup_fd int ours = open(path, O_RDWR | O_CLOEXEC);
+	int inherited = open(path, O_RDWR), only_read = open(path, O_RDONLY);
+	int folder = open(dir.dir, O_RDONLY | O_DIRECTORY);
+	int before = lowest_free(), fd;
+	struct err e;
+
+	unlink(path);
+	fd = open_number(inherited, O_RDWR, &e);
+	cr_assert_geq(fd, 0, "%s", e.msg);
+	cr_expect_neq(fd, inherited);
+	cr_expect_eq(fd_size(fd), 5);
+	cr_expect(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+	fd_close(&fd);
+	cr_expect_eq(fcntl(inherited, F_GETFD), 0, "it is still there");
+	fd = open_number(only_read, O_RDONLY, &e);
+	cr_expect_geq(fd, 0, "%s", e.msg);
+	fd_close(&fd);
+	cr_expect_eq(open_number(only_read, O_RDWR, &e), -EACCES);
+	cr_expect(strstr(e.msg, "not open for reading and writing"), "%s", e.msg);
+	cr_expect_eq(open_number(ours, O_RDWR, &e), -EBADF);
+	cr_expect_eq(open_number(0, O_RDONLY, &e), -EBADF);
+	cr_expect_eq(open_number(before, O_RDONLY, &e), -EBADF);
+	cr_expect_eq(open_number(folder, O_RDONLY, &e), -EINVAL);
+	cr_expect_eq(fd_open_file("/dev/fd/99999999999", O_RDONLY, false, &e), -ENOENT);
+	cr_expect_lt(fd_open_file("/dev/fd/x", O_RDONLY, false, &e), 0);
+	cr_expect_eq(lowest_free(), before);
+	close(inherited);
+	close(only_read);
+	close(folder);
 }
 
 /* --- in a jail --- */

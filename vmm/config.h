@@ -61,7 +61,6 @@ struct drive {
 	enum io_engine io_engine;
 	char *overlay; /* (+) or NULL: what is written goes there, path_on_host is only read */
 	struct limiter_config limiter;
-	bool may_share;	    /* path_on_host in use by another VM is only warned of: for snapshots */
 	int fd, overlay_fd; /* -1 until opened */
 };
 
@@ -118,6 +117,7 @@ struct config {
 	struct logger_config logger;
 	struct metrics_config metrics;
 	bool boot_timer;	  /* --boot-timer */
+	bool loading;		  /* a snapshot's: a disk in use elsewhere is only warned of */
 	struct cpu_template *cpu; /* vmm/cpu_template.h; malloc'ed; NULL: none */
 };
 

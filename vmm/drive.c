@@ -63,6 +63,20 @@ static int lock(const struct config *c, int fd, bool exclusive, struct err *e)
 	return err_set(e, EBUSY, "the file is in use by another microVM");
 }
 
+/*
+ * The VM that a snapshot is of may still hold its disk: whoever goes on with the snapshot instead
+ * has to end that one, or give the drive another file. Not waited for, which would delay the load.
+ */
+static void lock_if_free(const struct config *c, const struct drive *d, int fd)
+{
+	int how = writes_to_path(d) ? LOCK_EX : LOCK_SH;
+
+	if (!is_held(c, fd) && flock(fd, how | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+		log_warn("drive '%s': '%s' is in use by another microVM, and only one of them may "
+			 "go on: see drive_overrides",
+			 d->id, d->path_on_host);
+}
+
 static int open_disk(const struct config *c, const struct drive *d, const char *path, struct err *e)
 {
 	bool writable = writes_to_path(d);
@@ -73,11 +87,10 @@ static int open_disk(const struct config *c, const struct drive *d, const char *
 	if (fd < 0)
 		return err_wrap(e, "path_on_host");
 	r = check_others(c, d, fd, false, e);
-	if (r == 0 && lock(c, fd, writable, e) < 0) {
-		r = d->may_share ? 0 : -EBUSY;
-		if (r == 0)
-			log_warn("drive file '%s': %s", path, e->msg);
-	}
+	if (r == 0 && c->loading)
+		lock_if_free(c, d, fd);
+	else if (r == 0)
+		r = lock(c, fd, writable, e);
 	if (r < 0) {
 		fd_close(&fd);
 		return err_wrap(e, "path_on_host: '%s'", path);

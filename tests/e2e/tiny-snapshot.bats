@@ -12,6 +12,10 @@ setup() {
 teardown() {
 	vm_kill
 	[ -z "${HANDLER:-}" ] || kill "$HANDLER" 2>/dev/null || true
+	[ -z "${SOURCE_PID:-}" ] || kill -KILL "$SOURCE_PID" 2>/dev/null || true
+	for tap in ${SOURCE_TAP:-} ${CLONE_TAP:-}; do
+		ip link del "$tap" 2>/dev/null || true
+	done
 	rm -rf "$SNAP"
 }
 
@@ -277,6 +281,114 @@ echoes() {
 	ok PATCH /vm '{"state": "Resumed"}'
 	printf x >&7
 	ends_with 0
+}
+
+# source: a microVM with a disk, a tap and a vsock device, and a snapshot of it. It goes on living, as
+# SOURCE_PID. The tap is SOURCE_TAP, or there is none.
+source_vm() {
+	truncate -s 1M "$SNAP/disk"
+	vm_api
+	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/echo.elf\"}"
+	ok PUT /machine-config '{"vcpu_count": 1, "mem_size_mib": 32}'
+	ok PUT /drives/d "{\"drive_id\": \"d\", \"path_on_host\": \"$SNAP/disk\", \"is_root_device\": false}"
+	ok PUT /vsock "{\"guest_cid\": 3, \"uds_path\": \"$SNAP/vsock\"}"
+	if [ -n "${SOURCE_TAP:-}" ]; then
+		ip tuntap add dev "$SOURCE_TAP" mode tap
+		ok PUT /network-interfaces/eth0 "{\"iface_id\": \"eth0\", \"host_dev_name\": \"$SOURCE_TAP\"}"
+	fi
+	ok PUT /actions '{"action_type": "InstanceStart"}'
+	wait_for ready
+	snap s
+	ok PATCH /vm '{"state": "Resumed"}'
+	SOURCE_PID=$VM_PID
+	VM_PID=
+}
+
+@test "clones of a microVM that lives on: other disks, overlays, sockets" {
+	source_vm
+	local vsock=".vsock_override = {uds_path: \"$SNAP/vsock2\"}"
+	# The socket of the source is not taken over.
+	vm_api
+	refused PUT /snapshot/load "$(load_request s)" "uds_path"
+	ends_with 1
+	# Its disk may be shared, which is worth a warning.
+	restore s "$vsock"
+	grep -q "in use by another microVM" "$SNAP/log" || fail "no warning"
+	api GET /vm/config
+	[ "$(jq -r .vsock.uds_path <<<"$BODY")" = "$SNAP/vsock2" ]
+	[ -S "$SNAP/vsock2" ]
+	echoes shared
+	vm_kill
+	rm "$SNAP/vsock2"
+	rm "$SNAP/log"
+	# Another file, and what is written to neither: an overlay.
+	cp "$SNAP/disk" "$SNAP/copy"
+	for edit in "path_on_host: \"$SNAP/copy\"" "path_on_host: \"$SNAP/copy\", overlay: \"$SNAP/over\""; do
+		restore s "$vsock | .drive_overrides = [{drive_id: \"d\", $edit}]"
+		api GET /vm/config
+		[ "$(jq -r '.drives[0].path_on_host' <<<"$BODY")" = "$SNAP/copy" ]
+		! grep -q "in use" "$SNAP/log"
+		echoes works
+		vm_kill
+		rm "$SNAP/vsock2"
+	done
+	[ -f "$SNAP/over" ]
+	restore s "$vsock | .drive_overrides = [{drive_id: \"d\", overlay: \"$SNAP/over2\"}]"
+	[ -f "$SNAP/over2" ]
+	vm_kill
+	rm "$SNAP/vsock2"
+	for wrong in '.drive_overrides = [{drive_id: "x", path_on_host: "/x"}]|no drive' \
+		'.drive_overrides = [{drive_id: "d"}]|needs path_on_host' \
+		'.network_overrides = [{iface_id: "eth0", host_dev_name: "x"}]|no interface' \
+		'.drive_overrides = [{drive_id: "d", path_on_host: "/nonexistent"}]|/nonexistent'; do
+		vm_api
+		refused PUT /snapshot/load "$(load_request s "${wrong%|*}")" "${wrong##*|}"
+		ends_with 1
+	done
+}
+
+@test "clones of a microVM that lives on: another tap" {
+	[ -w /dev/net/tun ] || skip "no taps on this machine"
+	SOURCE_TAP=spsource$$ CLONE_TAP=spclone$$
+	source_vm
+	ip tuntap add dev "$CLONE_TAP" mode tap
+	local vsock=".vsock_override = {uds_path: \"$SNAP/vsock2\"}"
+	vm_api
+	refused PUT /snapshot/load "$(load_request s "$vsock")" "host_dev_name"
+	ends_with 1
+	vm_api
+	refused PUT /snapshot/load "$(load_request s "$vsock | .network_overrides = [{iface_id: \"eth0\"}]")" "needs one of"
+	ends_with 1
+	rm -f "$SNAP/vsock2"
+	restore s "$vsock | .network_overrides = [{iface_id: \"eth0\", host_dev_name: \"$CLONE_TAP\"}]"
+	api GET /vm/config
+	[ "$(jq -r '."network-interfaces"[0].host_dev_name' <<<"$BODY")" = "$CLONE_TAP" ]
+	echoes works
+}
+
+@test "everything by inherited descriptors, whose files have no names any more" {
+	source_vm
+	kill -KILL "$SOURCE_PID"
+	rm "$SNAP/vsock"
+	cp "$SNAP/disk" "$SNAP/copy"
+	exec 40<"$SNAP/s.state" 41<"$SNAP/s.mem" 42<>"$SNAP/copy"
+	rm "$SNAP"/s.* "$SNAP/disk" "$SNAP/copy"
+	vm_api
+	refused PUT /snapshot/load '{"snapshot_path": "/dev/fd/99", "mem_backend": {"backend_type": "File", "backend_path": "/dev/fd/41"}}' "not a descriptor that was inherited"
+	ends_with 1
+	vm_api
+	ok PUT /snapshot/load '{"snapshot_path": "/dev/fd/40", "resume_vm": true,
+		"mem_backend": {"backend_type": "File", "backend_path": "/dev/fd/41"},
+		"drive_overrides": [{"drive_id": "d", "path_on_host": "/dev/fd/42"}]}'
+	exec 40<&- 41<&- 42<&-
+	echoes works
+	snap again
+	vm_kill
+	# Where the number means nothing, the state file's drive is refused and not something else.
+	rm -f "$SNAP/vsock"
+	vm_api
+	refused PUT /snapshot/load "$(load_request again)" "'/dev/fd/42' is not a descriptor that was inherited"
+	ends_with 1
 }
 
 @test "a full disk: the old snapshot stays whole" {

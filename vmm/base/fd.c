@@ -4,9 +4,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <linux/openat2.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
@@ -99,6 +101,39 @@ static int check_kind(int fd, const char *path, bool block_too, struct err *e)
 	return 0;
 }
 
+/* The number in "/dev/fd/<number>"; -1: another path. */
+static int number_in(const char *path)
+{
+	static const char prefix[] = "/dev/fd/";
+	const char *digits = path + sizeof(prefix) - 1;
+	long n = -1;
+	char *end;
+
+	if (strncmp(path, prefix, sizeof(prefix) - 1) != 0 || digits[0] < '0' || digits[0] > '9')
+		return -1;
+	errno = 0;
+	n = strtol(digits, &end, 10);
+	return *end || errno || n > INT_MAX ? -1 : (int)n;
+}
+
+/* Our own descriptors are all O_CLOEXEC, and an inherited one cannot have been. */
+static int open_inherited(int number, const char *path, int flags, bool block_too, struct err *e)
+{
+	int has = fcntl(number, F_GETFD);
+	cleanup_fd int fd = -1;
+
+	if (number <= STDERR_FILENO || has < 0 || has & FD_CLOEXEC)
+		return err_set(e, EBADF, "'%s' is not a descriptor that was inherited", path);
+	if (check_kind(number, path, block_too, e) < 0)
+		return -EINVAL;
+	has = fcntl(number, F_GETFL) & O_ACCMODE;
+	if (has != O_RDWR && has != flags)
+		return err_set(e, EACCES, "'%s' is not open for %s", path,
+			       flags == O_RDONLY ? "reading" : "reading and writing");
+	fd = fcntl(number, F_DUPFD_CLOEXEC, 0);
+	return fd < 0 ? err_sys(e, "duplicate '%s'", path) : TAKE_FD(fd);
+}
+
 int fd_open_file(const char *path, int flags, bool block_too, struct err *e)
 {
 	/*
@@ -106,9 +141,12 @@ int fd_open_file(const char *path, int flags, bool block_too, struct err *e)
 	 * at again afterwards, since the name may mean something else by then; O_NONBLOCK so that a
 	 * FIFO put there does not make us wait.
 	 */
-	cleanup_fd int name = fd_open_path(path, O_PATH, 0);
+	int number = number_in(path);
+	cleanup_fd int name = number < 0 ? fd_open_path(path, O_PATH, 0) : -1;
 	cleanup_fd int fd = -1;
 
+	if (number >= 0)
+		return open_inherited(number, path, flags, block_too, e);
 	if (name < 0)
 		return err_set(e, -name, "open '%s': %s", path, strerror(-name));
 	if (check_kind(name, path, block_too, e) < 0)

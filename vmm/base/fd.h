@@ -33,7 +33,9 @@ int fd_open_sink(const char *path, struct err *e);
 /*
  * Opens `path` and refuses everything but a regular file (or, with `block_too`, a block device)
  * without ever waiting: a FIFO or a device with side effects is named and refused. `flags` are
- * O_RDONLY or O_RDWR. Returns an fd that the caller owns, or -errno with `e` filled.
+ * O_RDONLY or O_RDWR. "/dev/fd/<number>" is a descriptor that whoever started the process has left
+ * open: it is duplicated, in a jail too; none of spore's own can be named so. Returns an fd that
+ * the caller owns, or -errno with `e` filled.
  */
 int fd_open_file(const char *path, int flags, bool block_too, struct err *e);
 

@@ -73,6 +73,7 @@ static const struct body_field machine_fields[] = {
 	{"memory_backend", BODY_ENUM, 0, AT(struct machine_config, memfd),
 	 .names = memory_backend_names},
 	{"pit", BODY_BOOL, 0, AT(struct machine_config, pit)},
+	{"live_snapshots", BODY_BOOL, 0, AT(struct machine_config, live_snapshots)},
 };
 SCHEMA(schema_machine, "MachineConfiguration", machine_fields);
 
@@ -335,6 +336,7 @@ static const struct body_field snapshot_create_fields[] = {
 	 AT(struct snapshot_create_request, mem_file_path)},
 	{"snapshot_type", BODY_ENUM, 0, AT(struct snapshot_create_request, diff),
 	 .names = snapshot_type_names},
+	{"live", BODY_BOOL, 0, AT(struct snapshot_create_request, live)},
 };
 SCHEMA(schema_snapshot_create, "SnapshotCreateParams", snapshot_create_fields);
 
@@ -388,6 +390,7 @@ static const struct body_field snapshot_load_fields[] = {
 	{"track_dirty_pages", BODY_BOOL, 0, AT(struct snapshot_load_request, track_dirty_pages)},
 	{"enable_diff_snapshots", BODY_BOOL, 0,
 	 AT(struct snapshot_load_request, enable_diff_snapshots)},
+	{"live_snapshots", BODY_BOOL, 0, AT(struct snapshot_load_request, live_snapshots)},
 	{"resume_vm", BODY_BOOL, 0, AT(struct snapshot_load_request, resume_vm)},
 	{"clock_realtime", BODY_BOOL, 0, AT(struct snapshot_load_request, clock_realtime)},
 	{"huge_pages", BODY_ENUM, 0, AT(struct snapshot_load_request, huge_pages),

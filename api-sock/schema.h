@@ -30,7 +30,7 @@ struct vm_request {
 /* PUT /snapshot/create */
 struct snapshot_create_request {
 	char *snapshot_path, *mem_file_path;
-	bool diff;
+	bool diff, live;
 };
 
 /* PUT /snapshot/load */
@@ -57,6 +57,7 @@ struct snapshot_load_request {
 	struct memory_backend backend;
 	char *mem_file_path; /* deprecated, instead of `backend` */
 	bool track_dirty_pages, resume_vm, clock_realtime;
+	bool live_snapshots;	    /* (+) */
 	bool enable_diff_snapshots; /* deprecated, as track_dirty_pages */
 	enum snapshot_pages huge_pages;
 	struct vector networks; /* struct network_override */

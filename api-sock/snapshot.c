@@ -20,6 +20,38 @@ static int read_body(const struct body *schema, struct api_call *call, void *out
 
 /* --- create --- */
 
+static void tell_made(struct api *api, const struct snapshot_create_params *p,
+		      const struct snapshot_report *report)
+{
+	*(p->diff ? &api->metrics->diff_create_us : &api->metrics->full_create_us) =
+		report->total_us;
+	event_emit(api->vm->events, "snapshot", EVENT_TEXT("type", report->diff ? "Diff" : "Full"),
+		   EVENT_TEXT("path", p->snapshot_path), EVENT_NUMBER("pages", report->pages),
+		   EVENT_NUMBER("state_us", report->state_us),
+		   EVENT_NUMBER("memory_us", report->memory_us),
+		   EVENT_NUMBER("took_us", report->total_us));
+}
+
+static void on_progress(void *arg, const struct snapshot_create_params *p, uint64_t bytes)
+{
+	struct api *api = arg;
+
+	event_emit(api->vm->events, "snapshot_progress", EVENT_TEXT("path", p->snapshot_path),
+		   EVENT_NUMBER("bytes", bytes));
+}
+
+static void on_done(void *arg, const struct snapshot_create_params *p,
+		    const struct snapshot_report *report, const struct err *failed)
+{
+	struct api *api = arg;
+
+	if (failed)
+		event_emit(api->vm->events, "snapshot_failed", EVENT_TEXT("path", p->snapshot_path),
+			   EVENT_TEXT("reason", failed->msg));
+	else
+		tell_made(api, p, report);
+}
+
 static int create(struct api *api, const struct snapshot_create_request *req, struct err *e)
 {
 	json_t *config = configfile_print(&api->vm->config, true);
@@ -30,6 +62,10 @@ static int create(struct api *api, const struct snapshot_create_request *req, st
 		.diff = req->diff,
 		.config = text,
 		.config_len = text ? strlen(text) : 0,
+		.live = req->live,
+		.progress = on_progress,
+		.done = on_done,
+		.arg = api,
 	};
 	struct snapshot_report report;
 	int r;
@@ -38,18 +74,12 @@ static int create(struct api *api, const struct snapshot_create_request *req, st
 	if (!text)
 		return err_set(e, ENOMEM, "out of memory");
 	r = snapshot_create(api->vm, &api->snapshots, &p, &report, e);
-	if (r == 0 && req->diff)
-		api->metrics->diff_create_us = report.total_us;
-	else if (r == 0)
-		api->metrics->full_create_us = report.total_us;
-	if (r == 0)
-		event_emit(api->vm->events, "snapshot",
-			   EVENT_TEXT("type", report.diff ? "Diff" : "Full"),
+	if (r == 0 && req->live)
+		event_emit(api->vm->events, "snapshot_begun",
 			   EVENT_TEXT("path", req->snapshot_path),
-			   EVENT_NUMBER("pages", report.pages),
-			   EVENT_NUMBER("state_us", report.state_us),
-			   EVENT_NUMBER("memory_us", report.memory_us),
-			   EVENT_NUMBER("took_us", report.total_us));
+			   EVENT_NUMBER("paused_us", report.paused_us));
+	else if (r == 0)
+		tell_made(api, &p, &report);
 	return r;
 }
 
@@ -179,6 +209,7 @@ static int load(struct api *api, const struct snapshot_load_request *req, struct
 		.backend = file ? SNAPSHOT_BACKEND_FILE : req->backend.type,
 		.backend_path = file ? req->mem_file_path : req->backend.path,
 		.track_dirty_pages = req->track_dirty_pages || req->enable_diff_snapshots,
+		.live_snapshots = req->live_snapshots,
 		.clock_realtime = req->clock_realtime,
 		.huge_pages = req->huge_pages,
 		.configure = configure,

@@ -9,10 +9,10 @@
  *
  * What is left out on purpose: rt_sigaction but for two signals before the start (so that the
  * handler that reports a violation cannot be replaced), mprotect and mmap with PROT_EXEC, execve,
- * ptrace, process_vm_*, kill, prctl but for a thread's name, clone3 (its flags are behind a
+ * ptrace, process_vm_*, kill, prctl but for a thread's name (and the end of a child with us), clone3 (its flags are behind a
  * pointer), sockets of every family but AF_UNIX, ioctl but for the listed requests, the futex
  * operations with priority inheritance and requeueing, and every open once the guest runs but of
- * files that exist.
+ * files that exist. A fork() is allowed to the main thread only if live snapshots were asked for.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -40,6 +40,7 @@
 #define BOOT FILTER_BOOT
 #define MAIN FILTER_MAIN
 #define VCPU FILTER_VCPU
+#define LIVE FILTER_LIVE
 #define ALL  (FILTER_MAIN | FILTER_VCPU)
 
 /* Argument `i`, an int or flags: is `v`; has none of the bits of `m`; is `v` apart from bits `m`. */
@@ -71,6 +72,8 @@
 #define THREAD_FLAGS                                                                        \
 	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | \
 	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
+/* What glibc's fork() asks for. */
+#define FORK_FLAGS (CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD)
 #define SIGSETXID  33 /* glibc's own */
 #define FUTEX_FREE (FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME)
 
@@ -169,6 +172,15 @@ const struct filter_rule filter_table[] = {
 	IOCTL(MAIN, KVM_GET_MP_STATE, "snapshot: state of a vCPU"),
 	IOCTL(MAIN, KVM_GET_VCPU_EVENTS, "snapshot: state of a vCPU"),
 	IOCTL(MAIN, KVM_GET_TSC_KHZ, "snapshot: state of a vCPU"),
+
+	/* --- main thread, if live snapshots were asked for: PUT /snapshot/create with "live" --- */
+	CALL(clone, LIVE, "live snapshot: the process that has memory as it was", IS(0, FORK_FLAGS)),
+	CALL(set_robust_list, LIVE, "live snapshot: glibc in it"),
+	CALL(prctl, LIVE, "live snapshot: it ends with us", IS(0, PR_SET_PDEATHSIG), IS(1, SIGKILL)),
+	CALL(getppid, LIVE, "live snapshot: unless we were faster"),
+	CALL(close_range, LIVE, "live snapshot: it lets go of what is not its"),
+	CALL(pipe2, LIVE, "live snapshot: it tells how it went", IS(1, O_CLOEXEC | O_NONBLOCK)),
+	CALL(wait4, LIVE, "live snapshot: its end"),
 
 	/* --- before the start: API requests that configure, and building the machine --- */
 	CALL(seccomp, BOOT, "the filters of MAIN and VCPU", IS(0, SECCOMP_SET_MODE_FILTER), IS(1, 0)),

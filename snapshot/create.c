@@ -8,8 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snapshot/output.h"
-#include "snapshot/snapshot.h"
+#include "snapshot/job.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -24,21 +23,9 @@ void snapshot_history_finish(struct snapshot_history *h)
 	fd_close(&h->uffd);
 	fd_close(&h->handler);
 	pageset_finish(&h->reported);
+	live_abandon(h->live);
 	snapshot_history_init(h);
 }
-
-/* One creation on its way. */
-struct job {
-	struct vm_machine *m;
-	struct snapshot_history *h;
-	const struct snapshot_create_params *p;
-	struct output out;
-	struct state state;
-	struct pageset pages; /* to be written */
-	struct pageset dirty; /* taken from the tracking, to be put back on failure */
-	struct memory_table table;
-	bool merge; /* the file before is completed */
-};
 
 static bool tracked(const struct job *j)
 {
@@ -51,6 +38,11 @@ static bool can_diff(const struct job *j)
 	if (!j->p->diff || snapshot_id_none(&j->h->last))
 		return false;
 	return tracked(j) || j->m->mem.backing == GMEM_FILE || j->h->lazy;
+}
+
+bool job_compares(const struct job *j)
+{
+	return can_diff(j) && !tracked(j);
 }
 
 /* The file under the final name is the one that the last snapshot wrote, or was loaded from. */
@@ -98,26 +90,25 @@ static int find_changed(struct job *j, struct err *e)
 	return 0;
 }
 
+static void choose_kind(struct job *j)
+{
+	j->diff = can_diff(j);
+	j->merge = j->diff && replaces_last(j);
+	if (!j->diff || j->merge)
+		return;
+	j->state.meta.parent = j->h->last;
+	if (!tracked(j))
+		j->state.meta.origin = j->h->origin;
+}
+
 static int choose_pages(struct job *j, struct err *e)
 {
-	uint64_t pages = gmem_size(&j->m->mem) / GMEM_PAGE;
-	bool diff = can_diff(j);
-	int r = pageset_init(&j->pages, pages, e);
+	int r = pageset_init(&j->pages, gmem_size(&j->m->mem) / GMEM_PAGE, e);
 
-	if (r == 0)
-		r = pageset_init(&j->dirty, pages, e);
-	if (r == 0)
-		r = take_dirty(j, e);
 	if (r < 0)
 		return r;
-	if (!diff)
+	if (!j->diff)
 		return memory_present(&j->m->mem, j->h->lazy, &j->pages, e);
-	j->merge = replaces_last(j);
-	if (!j->merge) {
-		j->state.meta.parent = j->h->last;
-		if (!tracked(j))
-			j->state.meta.origin = j->h->origin;
-	}
 	if (!tracked(j))
 		return find_changed(j, e);
 	pageset_add_all(&j->pages, &j->dirty);
@@ -162,10 +153,7 @@ static int write_memory(struct job *j, struct err *e)
 static void fill_meta(struct job *j)
 {
 	struct state_meta *meta = &j->state.meta;
-	struct timespec now;
 
-	clock_gettime(CLOCK_REALTIME, &now);
-	meta->created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 	snprintf(meta->made_by, sizeof(meta->made_by), "%s", SPORE_VERSION);
 	meta->host = x86_host_fingerprint(&j->m->kvm);
 	meta->mem_size = gmem_size(&j->m->mem);
@@ -199,24 +187,64 @@ static uint64_t lap_us(uint64_t *last)
 	return us;
 }
 
-static int run(struct job *j, struct snapshot_report *report, struct err *e)
+int job_begin(struct job *j, struct vm *vm, struct snapshot_history *h,
+	      const struct snapshot_create_params *p, struct err *e)
 {
-	uint64_t start = now_ns(), last = start;
+	int r;
+
+	*j = (struct job){.m = vm->machine, .h = h, .p = p};
+	r = output_create(&j->out, p->snapshot_path, p->mem_file_path, e);
+	if (r < 0)
+		return r;
+	if (getrandom(&j->state.meta.id, sizeof(j->state.meta.id), 0) != sizeof(j->state.meta.id))
+		r = err_sys(e, "choose an id");
+	j->state.config = p->config;
+	j->state.config_len = p->config_len;
+	if (r < 0)
+		job_end(j, r);
+	return r;
+}
+
+int job_freeze(struct job *j, struct err *e)
+{
+	uint64_t last = now_ns();
+	struct timespec now;
 	int r = state_save(&j->state, j->m, e);
 
-	report->state_us = lap_us(&last);
+	clock_gettime(CLOCK_REALTIME, &now);
+	j->state.meta.created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	choose_kind(j);
 	if (r == 0)
-		r = write_memory(j, e);
+		r = pageset_init(&j->dirty, gmem_size(&j->m->mem) / GMEM_PAGE, e);
+	if (r == 0)
+		r = take_dirty(j, e);
+	j->report.state_us = lap_us(&last);
+	return r;
+}
+
+int job_write(struct job *j, struct err *e)
+{
+	struct snapshot_report *report = &j->report;
+	uint64_t last = now_ns();
+	int r = write_memory(j, e);
+
 	report->memory_us = lap_us(&last);
 	if (r == 0)
 		r = write_state(j, e);
 	if (r == 0)
 		r = output_commit(&j->out, e);
 	report->commit_us = lap_us(&last);
-	report->total_us = (last - start) / 1000;
+	report->total_us = report->state_us + report->memory_us + report->commit_us;
 	report->pages = j->state.meta.mem_written;
 	report->diff = state_is_diff(&j->state.meta);
 	return r;
+}
+
+void job_thaw(struct job *j)
+{
+	for (unsigned i = 0; i < j->m->virtio_count; i++)
+		if (j->m->virtio[i].dev->ops->drain)
+			virtio_mmio_kick(&j->m->virtio[i]);
 }
 
 /* The next diff is of this one. */
@@ -229,8 +257,12 @@ static void remember(struct job *j)
 		j->h->memory_fd = TAKE_FD(j->out.memory.fd);
 }
 
-static void job_finish(struct job *j)
+void job_end(struct job *j, int r)
 {
+	if (r == 0)
+		remember(j);
+	else if (j->dirty.bit)
+		memory_put_back(&j->m->mem, &j->dirty);
 	output_drop(&j->out);
 	memory_table_finish(&j->table);
 	pageset_finish(&j->pages);
@@ -238,29 +270,27 @@ static void job_finish(struct job *j)
 	state_finish(&j->state);
 }
 
-/* Half a megabyte of states is not for the stack. */
-static int create(struct job *j, struct snapshot_report *report, struct err *e)
+static int create(struct job *j, struct vm *vm, struct snapshot_history *h,
+		  const struct snapshot_create_params *p, struct err *e)
 {
-	int r = output_create(&j->out, j->p->snapshot_path, j->p->mem_file_path, e);
+	int r = job_begin(j, vm, h, p, e);
 
 	if (r < 0)
 		return r;
-	if (getrandom(&j->state.meta.id, sizeof(j->state.meta.id), 0) != sizeof(j->state.meta.id))
-		r = err_sys(e, "choose an id");
-	j->state.config = j->p->config;
-	j->state.config_len = j->p->config_len;
+	r = job_freeze(j, e);
 	if (r == 0)
-		r = run(j, report, e);
-	/* A drained device goes on with what it has put back. */
-	for (unsigned i = 0; i < j->m->virtio_count; i++)
-		if (j->m->virtio[i].dev->ops->drain)
-			virtio_mmio_kick(&j->m->virtio[i]);
-	if (r == 0)
-		remember(j);
-	else if (j->dirty.bit)
-		memory_put_back(&j->m->mem, &j->dirty);
-	job_finish(j);
+		r = job_write(j, e);
+	job_thaw(j);
+	job_end(j, r);
 	return r;
+}
+
+void job_log(const struct snapshot_report *report)
+{
+	log_info("%s snapshot in %llu us: state %llu, memory %llu (%llu pages), commit %llu",
+		 report->diff ? "diff" : "full", (unsigned long long)report->total_us,
+		 (unsigned long long)report->state_us, (unsigned long long)report->memory_us,
+		 (unsigned long long)report->pages, (unsigned long long)report->commit_us);
 }
 
 int snapshot_create(struct vm *vm, struct snapshot_history *h,
@@ -271,22 +301,20 @@ int snapshot_create(struct vm *vm, struct snapshot_history *h,
 	int r;
 
 	*report = (struct snapshot_report){0};
+	if (h->live)
+		return err_set(e, EBUSY, "a live snapshot is still being written");
+	if (p->live)
+		return live_begin(vm, h, p, report, e);
 	if (vm->phase != VM_PAUSED)
 		return err_set(e, EINVAL, "the microVM has to be paused");
+	/* Half a megabyte of states is not for the stack. */
 	j = calloc(1, sizeof(*j));
 	if (!j)
 		return err_set(e, ENOMEM, "out of memory");
-	j->m = vm->machine;
-	j->h = h;
-	j->p = p;
-	r = create(j, report, e);
+	r = create(j, vm, h, p, e);
+	*report = j->report;
 	free(j);
 	if (r == 0)
-		log_info("%s snapshot in %llu us: state %llu, memory %llu (%llu pages), "
-			 "commit %llu",
-			 report->diff ? "diff" : "full", (unsigned long long)report->total_us,
-			 (unsigned long long)report->state_us,
-			 (unsigned long long)report->memory_us, (unsigned long long)report->pages,
-			 (unsigned long long)report->commit_us);
+		job_log(report);
 	return r;
 }

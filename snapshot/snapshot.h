@@ -9,16 +9,19 @@
 
 /* What one process remembers between its snapshots. Zeroed: nothing yet. */
 struct snapshot_history {
-	struct snapshot_id last;   /* taken or loaded; none: the next one is complete */
-	struct snapshot_id origin; /* that the VM was loaded from; none: it was booted */
-	int memory_fd;		   /* memory file of `last`, or -1 */
-	bool lazy;		   /* memory comes from a userfaultfd handler */
-	int uffd, handler;	   /* of that; -1: none. Kept open as long as the VM lives */
-	struct pageset reported;   /* without tracking: pages that diffs since the load had */
+	struct snapshot_id last;    /* taken or loaded; none: the next one is complete */
+	struct snapshot_id origin;  /* that the VM was loaded from; none: it was booted */
+	int memory_fd;		    /* memory file of `last`, or -1 */
+	bool lazy;		    /* memory comes from a userfaultfd handler */
+	int uffd, handler;	    /* of that; -1: none. Kept open as long as the VM lives */
+	struct pageset reported;    /* without tracking: pages that diffs since the load had */
+	struct snapshot_live *live; /* one that is being written while the guest runs; or NULL */
 };
 
 void snapshot_history_init(struct snapshot_history *h);
 void snapshot_history_finish(struct snapshot_history *h);
+
+struct snapshot_report;
 
 struct snapshot_create_params {
 	const char *snapshot_path;
@@ -26,10 +29,21 @@ struct snapshot_create_params {
 	bool diff;
 	const char *config; /* what `configure` of a load will be given; borrowed */
 	size_t config_len;
+	/*
+	 * The guest stands still for the state only; memory is written while it runs. Needs
+	 * live_snapshots in the machine's configuration.
+	 */
+	bool live;
+	/* Of a live one, from the loop: how much there is in the memory file; and the end. */
+	void (*progress)(void *arg, const struct snapshot_create_params *p, uint64_t bytes);
+	void (*done)(void *arg, const struct snapshot_create_params *p,
+		     const struct snapshot_report *report, const struct err *failed);
+	void *arg;
 };
 
 /* What it took and made. */
 struct snapshot_report {
+	uint64_t paused_us; /* of a live one */
 	uint64_t state_us, memory_us, commit_us, total_us;
 	uint64_t pages; /* written */
 	bool diff;	/* false: the memory file is complete, also if a diff was asked for */
@@ -37,7 +51,8 @@ struct snapshot_report {
 
 /*
  * The VM is paused and stays so, whatever happens; what a failed one has looked at will be found by
- * the next one. See snapshot/output.h for how both files appear.
+ * the next one. See snapshot/output.h for how both files appear. A live one returns as soon as the
+ * guest runs again, or is left paused if it was: see snapshot/live.c. There is one at a time.
  *
  * A diff has the pages that changed since the snapshot before. It is complete, and a full one,
  * when there is none before or memory cannot tell what changed (not tracked, and not loaded from a
@@ -61,6 +76,7 @@ struct snapshot_load_params {
 	enum snapshot_backend backend;
 	const char *backend_path; /* memory file, or socket of the page fault handler */
 	bool track_dirty_pages;
+	bool live_snapshots; /* false: as saved */
 	bool clock_realtime;
 	enum snapshot_pages huge_pages;
 	/* Fills vm->config from the text that snapshot_create() was given. */

@@ -434,7 +434,9 @@ int machine_park(struct vm_machine *m, struct err *e)
 		r = vcpu_set_start(&m->vcpus, m->vm->seccomp, e);
 	/* Last: under it nothing could be taken back and started again. */
 	if (r == 0)
-		r = seccomp_install(m->vm->seccomp, SECCOMP_MAIN, e);
+		r = seccomp_install(
+			m->vm->seccomp,
+			m->vm->config.machine.live_snapshots ? SECCOMP_LIVE : SECCOMP_MAIN, e);
 	return r;
 }
 

@@ -67,6 +67,7 @@ lives() { # lives THREAD NR ARGS...
 	dies openat2 vcpu 437
 	dies clone boot 56 17
 	dies clone main 56 0x3d0f00
+	dies clone main 56 0x1200011
 	dies seccomp main 317 1 0 0
 	dies sendto main 44 5 0 0 0 0x1000
 	dies tgkill main 234 1 1 9

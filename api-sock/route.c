@@ -41,6 +41,9 @@ const struct route routes[] = {
 	 METRICS_PUT_NETWORK},
 	{PATCH, "/network-interfaces/{iface_id}", PHASE_AFTER, action_patch_net,
 	 &schema_net_update, NULL, METRICS_PATCH_NETWORK},
+	{PUT, "/pmem/{id}", PHASE_BEFORE, action_put_pmem, &schema_pmem, NULL, METRICS_PUT_PMEM},
+	{PATCH, "/pmem/{id}", PHASE_AFTER, action_patch_pmem, &schema_pmem_update, NULL,
+	 METRICS_PATCH_PMEM},
 	{PUT, "/entropy", PHASE_BEFORE, action_put_entropy, &schema_entropy, NULL, METRICS_NONE},
 	{GET, "/balloon", PHASE_ANY, action_get_balloon, NULL, &schema_balloon, METRICS_NONE},
 	{PUT, "/balloon", PHASE_BEFORE, action_put_balloon, &schema_balloon, NULL, METRICS_NONE},
@@ -133,9 +136,6 @@ static const char *why_missing(enum http_verb verb, const char *path)
 		 "A network interface cannot be unplugged: virtio-mmio has no hotplug."},
 		{HTTP_VERB_DELETE, "/pmem/",
 		 "A pmem device cannot be unplugged: virtio-mmio has no hotplug."},
-		{HTTP_VERB_OTHER, "/pmem/",
-		 "There is no pmem device in this version of spore; a drive that is read-only "
-		 "serves the same purpose."},
 		{HTTP_VERB_OTHER, "/hotplug/memory",
 		 "There is no memory hotplug in this version of spore; a balloon gives memory "
 		 "back."},

@@ -135,6 +135,21 @@ static const struct body_field drive_update_fields[] = {
 };
 SCHEMA(schema_drive_update, "PartialDrive", drive_update_fields);
 
+static const struct body_field pmem_fields[] = {
+	{"id", BODY_ID, BODY_REQUIRED, AT(struct pmem_config, id)},
+	{"path_on_host", BODY_STRING, BODY_REQUIRED, AT(struct pmem_config, path_on_host)},
+	{"root_device", BODY_BOOL, 0, AT(struct pmem_config, root_device)},
+	{"read_only", BODY_BOOL, 0, AT(struct pmem_config, read_only)},
+	{"rate_limiter", BODY_OBJECT, 0, AT(struct pmem_config, limiter), .body = &schema_limiter},
+};
+SCHEMA(schema_pmem, "Pmem", pmem_fields);
+
+static const struct body_field pmem_update_fields[] = {
+	{"id", BODY_ID, BODY_REQUIRED, AT(struct pmem_update, id)},
+	{"rate_limiter", BODY_OBJECT, 0, AT(struct pmem_update, limiter), .body = &schema_limiter},
+};
+SCHEMA(schema_pmem_update, "PartialPmem", pmem_update_fields);
+
 static const struct body_name net_verdict_names[] = {{"Allow", true}, {"Deny", false}, {0}};
 
 static const struct body_name net_protocol_names[] = {

@@ -124,7 +124,9 @@ extern const struct body schema_network_override;
 extern const struct body schema_snapshot_create; /* struct snapshot_create_request */
 extern const struct body schema_snapshot_load;	 /* struct snapshot_load_request */
 extern const struct body schema_vsock_override;
-extern const struct body schema_serial;	 /* struct serial_config */
-extern const struct body schema_version; /* struct version_info */
-extern const struct body schema_vm;	 /* struct vm_request */
-extern const struct body schema_vsock;	 /* struct vsock_config */
+extern const struct body schema_pmem;	     /* struct pmem_config */
+extern const struct body schema_pmem_update; /* struct pmem_update */
+extern const struct body schema_serial;	     /* struct serial_config */
+extern const struct body schema_version;     /* struct version_info */
+extern const struct body schema_vm;	     /* struct vm_request */
+extern const struct body schema_vsock;	     /* struct vsock_config */

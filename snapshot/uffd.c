@@ -89,7 +89,7 @@ static size_t describe(const struct gmem *m, char *text, size_t size)
 
 static int hand_over(const struct gmem *m, int socket, int fd, struct err *e)
 {
-	char text[GMEM_REGIONS_MAX * 160 + 2];
+	char text[GMEM_RAM_MAX * 160 + 2];
 	struct iovec iov = {.iov_base = text, .iov_len = describe(m, text, sizeof(text))};
 	union {
 		struct cmsghdr align;

@@ -48,6 +48,22 @@ Test(cmdline, root_device)
 	cr_assert_str_eq(build("quiet", &data, 0), "quiet");
 }
 
+Test(cmdline, root_in_memory)
+{
+	static struct config c;
+	struct err e = {0};
+
+	c.pmem_count = 1;
+	cr_assert_eq(cmdline_build(&c, 0, line, &e), 0);
+	cr_assert_str_eq(line, BOOT_ARGS_DEFAULT);
+	c.pmem[0].root_device = true;
+	cr_assert_eq(cmdline_build(&c, 0, line, &e), 0);
+	cr_assert_str_eq(line, BOOT_ARGS_DEFAULT " root=/dev/pmem0 rw");
+	c.pmem[0].read_only = true;
+	cr_assert_eq(cmdline_build(&c, 0, line, &e), 0);
+	cr_assert_str_eq(line, BOOT_ARGS_DEFAULT " root=/dev/pmem0 ro");
+}
+
 Test(cmdline, one_window_for_each_device)
 {
 	cr_assert_str_eq(build("quiet", NULL, 2), "quiet virtio_mmio.device=4K@0xc0001000:5"

@@ -282,3 +282,73 @@ Test(gmem, tracking_to_the_end)
 		cr_assert_eq(dirty(&m, page), page >= MIB(4) / GMEM_PAGE);
 	gmem_finish(&m);
 }
+
+/* --- files above RAM --- */
+
+static int file_of(uint64_t size)
+{
+	int fd = memfd_create("file", MFD_CLOEXEC);
+
+	cr_assert(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
+	return fd;
+}
+
+Test(gmem, a_file_above_ram_is_written_through)
+{
+	int fd = file_of(MIB(2) + 5000);
+	char buf[4] = "";
+	struct gmem m;
+
+	cr_assert_eq(gmem_init(&m, two, 2, GMEM_ANON, false, NULL), 0);
+	cr_assert_eq(gmem_add_file(&m, GIB(8), fd, MIB(2) + 5000, false, NULL), 0);
+	cr_expect_eq(gmem_size(&m), MIB(6), "it is no RAM");
+	cr_expect_eq(m.region[2].len, MIB(4));
+	cr_expect_eq((uintptr_t)m.region[2].host % MIB(2), 0);
+	cr_expect_not_null(gmem_at(&m, GIB(8), MIB(4)));
+	cr_expect_null(gmem_at(&m, GIB(8), MIB(4) + 1));
+	cr_expect_null(gmem_at(&m, GIB(8) - 1, 2));
+	cr_expect_eq(gmem_write(&m, GIB(8) + MIB(2), "new", 4), 0);
+	cr_expect_eq(fd_pread_full(fd, buf, 4, MIB(2)), 0);
+	cr_expect_str_eq(buf, "new");
+	/* Behind it there is memory. */
+	cr_expect_eq(gmem_write(&m, GIB(8) + MIB(4) - 4, "end", 4), 0);
+	cr_expect_eq(gmem_read(&m, GIB(8) + MIB(4) - 4, buf, 4), 0);
+	cr_expect_str_eq(buf, "end");
+	cr_expect_eq(lseek(fd, 0, SEEK_END), (off_t)(MIB(2) + 5000));
+	gmem_finish(&m);
+	close(fd);
+}
+
+Test(gmem, a_read_only_file_stays_as_it_is)
+{
+	int fd = file_of(MIB(2));
+	char buf[4] = "";
+	struct gmem m;
+
+	cr_assert_eq(gmem_init(&m, two, 2, GMEM_ANON, false, NULL), 0);
+	cr_assert_eq(gmem_add_file(&m, GIB(8), fd, MIB(2), true, NULL), 0);
+	cr_expect(m.region[2].read_only);
+	cr_expect_eq(gmem_write(&m, GIB(8), "new", 4), 0);
+	cr_expect_eq(fd_pread_full(fd, buf, 4, 0), 0);
+	cr_expect_str_eq(buf, "");
+	gmem_finish(&m);
+	close(fd);
+}
+
+Test(gmem, a_file_is_neither_tracked_nor_discarded)
+{
+	int fd = file_of(MIB(2));
+	struct gmem m;
+
+	cr_assert_eq(gmem_init(&m, two, 2, GMEM_ANON, false, NULL), 0);
+	cr_assert_eq(gmem_track(&m, NULL), 0);
+	cr_assert_eq(gmem_add_file(&m, GIB(8), fd, MIB(2), false, NULL), 0);
+	cr_expect_eq(gmem_write(&m, GIB(8), "new", 4), 0);
+	for (unsigned page = 0; page < MIB(6) / GMEM_PAGE; page++)
+		cr_assert_not(dirty(&m, page));
+	cr_expect_eq(gmem_discard(&m, gmem_at(&m, GIB(8), MIB(1)), MIB(1)), -EINVAL);
+	cr_expect_eq(gmem_discard(&m, m.region[1].host, MIB(2) + 1), -EINVAL);
+	cr_expect_eq(*(char *)gmem_at(&m, GIB(8), 1), 'n');
+	gmem_finish(&m);
+	close(fd);
+}

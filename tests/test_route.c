@@ -386,7 +386,7 @@ Test(route, an_empty_configuration_can_be_loaded_again)
 		       "\"live_snapshots\":false},"
 		       "\"cpu-config\":null,\"boot-source\":null,\"drives\":[],"
 		       "\"network-interfaces\":[],\"entropy\":null,\"balloon\":null,\"vsock\":null,"
-		       "\"serial\":null}");
+		       "\"serial\":null,\"pmem\":[]}");
 	renew_vm();
 	cr_assert_eq(configfile_apply(&api, first, strlen(first), &e), 0, "%s", e.msg);
 	second = whole_config();
@@ -458,7 +458,7 @@ Test(route, config_file_errors_name_the_group)
 	file_refused("{\"network-interfaces\":[{}]}",
 		     "'network-interfaces': missing field `iface_id`");
 	file_refused("{\"network-interfaces\":{}}", "'network-interfaces': expected an array");
-	file_refused("{\"pmem\":[{}]}", "'pmem' is not supported");
+	file_refused("{\"pmem\":[{}]}", "'pmem': missing field `id`");
 }
 
 Test(route, config_file_takes_what_firecracker_leaves_empty)
@@ -648,6 +648,8 @@ Test(route, openapi_describes_the_field_tables)
 		&schema_net_policy,
 		&schema_net_rewrite,
 		&schema_drive,
+		&schema_pmem,
+		&schema_pmem_update,
 		&schema_entropy,
 		&schema_logger,
 		&schema_instance_info,

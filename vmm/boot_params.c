@@ -15,7 +15,7 @@
 #define MAP_ACPI     3u
 
 /* Three below 1 MiB, and each region's RAM. */
-#define MAP_MAX (3 + GMEM_REGIONS_MAX)
+#define MAP_MAX (3 + GMEM_RAM_MAX)
 
 #define SEED_LEN 32u /* what Linux feeds its ChaCha20 generator with */
 

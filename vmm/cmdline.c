@@ -47,6 +47,9 @@ static void put_root(struct text *t, const struct config *c)
 {
 	const struct drive *d = &c->drive[0];
 
+	/* rootflags=dax is the user's to say: not every file system knows it. */
+	if (c->pmem_count && c->pmem[0].root_device)
+		put(t, " root=/dev/pmem0 %s", c->pmem[0].read_only ? "ro" : "rw");
 	if (c->drive_count == 0 || !d->is_root_device)
 		return;
 	if (d->partuuid)

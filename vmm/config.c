@@ -113,6 +113,8 @@ void config_finish(struct config *c)
 		drive_finish(&c->drive[i]);
 	for (unsigned i = 0; i < c->net_count; i++)
 		net_interface_finish(&c->net[i]);
+	for (unsigned i = 0; i < c->pmem_count; i++)
+		pmem_config_finish(&c->pmem[i]);
 	serial_config_finish(&c->serial);
 	vsock_config_finish(&c->vsock);
 	logger_config_finish(&c->logger);
@@ -233,6 +235,9 @@ static int check_drive_fits(const struct config *c, const struct drive *d, const
 		if (c->drive[i].is_root_device && &c->drive[i] != old)
 			return err_set(e, EINVAL, "is_root_device: drive '%s' is the root device",
 				       c->drive[i].id);
+	if (d->is_root_device && c->pmem_count && c->pmem[0].root_device)
+		return err_set(e, EINVAL, "is_root_device: pmem '%s' is the root device",
+			       c->pmem[0].id);
 	return 0;
 }
 

@@ -18,6 +18,7 @@
 #include "vmm/boot.h"
 #include "vmm/layout.h"
 #include "vmm/netconfig.h"
+#include "vmm/pmemconfig.h"
 
 #define CONFIG_DRIVES_MAX   16
 #define CONFIG_ID_MAX	    64
@@ -110,6 +111,8 @@ struct config {
 	unsigned drive_count;
 	struct net_interface net[NETCONFIG_MAX];
 	unsigned net_count;
+	struct pmem_config pmem[PMEMCONFIG_MAX]; /* the root device first */
+	unsigned pmem_count;
 	bool entropy; /* a virtio-rng device */
 	struct limiter_config entropy_limit;
 	struct balloon_config balloon;
@@ -127,7 +130,7 @@ void config_finish(struct config *c);
 
 int config_set_machine(struct config *c, const struct machine_config *piece, struct err *e);
 int config_set_boot_source(struct config *c, struct boot_source *piece, struct err *e);
-/* Replaces the drive with the same id, else adds one. At most one root device. */
+/* Replaces the drive with the same id, else adds one. At most one root device, pmem included. */
 int config_set_drive(struct config *c, struct drive *piece, struct err *e);
 int config_set_serial(struct config *c, struct serial_config *piece, struct err *e);
 int config_set_balloon(struct config *c, const struct balloon_config *piece, struct err *e);

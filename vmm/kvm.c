@@ -93,11 +93,13 @@ void kvm_close(struct kvm *k)
 
 int kvm_set_memory(struct kvm *k, const struct gmem *mem, bool log_dirty, struct err *e)
 {
-	for (unsigned i = 0; i < mem->count; i++) {
+	for (unsigned i = 0; i < mem->all; i++) {
 		const struct gmem_region *r = &mem->region[i];
+		bool log = log_dirty && i < mem->count;
 		struct kvm_userspace_memory_region slot = {
 			.slot = i,
-			.flags = log_dirty ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+			.flags = (log ? KVM_MEM_LOG_DIRTY_PAGES : 0) |
+				 (r->read_only ? KVM_MEM_READONLY : 0),
 			.guest_phys_addr = r->gpa,
 			.memory_size = r->len,
 			.userspace_addr = (uintptr_t)r->host,

@@ -26,7 +26,10 @@ int kvm_open(struct kvm *k, struct err *e);
 /* Closes both. Closing a VM that ran takes some 16 ms in the kernel. */
 void kvm_close(struct kvm *k);
 
-/* Maps all regions of `mem` as memory slots 0..n-1; `log_dirty` turns their dirty log on. */
+/*
+ * Maps all regions of `mem`, files too, as memory slots 0..n-1; `log_dirty` turns the dirty log of RAM
+ * on. What the guest writes to a read-only one exits as a write to a device that is not there.
+ */
 int kvm_set_memory(struct kvm *k, const struct gmem *mem, bool log_dirty, struct err *e);
 /* PIC, IOAPIC and local APICs in the kernel; an i8254 too when `pit`. */
 int kvm_create_irqchip(struct kvm *k, bool pit, struct err *e);

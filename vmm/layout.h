@@ -10,6 +10,10 @@
  *	0x0000_9000  page tables, three pages		    3 GiB..4 GiB	      MMIO gap
  *	0x0002_0000  kernel command line		    4 GiB..		      RAM
  *	0x0002_1000  setup_data: the seed for the guest's random numbers
+ *
+ * Above RAM, each at the next multiple of LAYOUT_ABOVE_ALIGN: the files of pmem devices, in the order of
+ * the configuration. All of it follows from the configuration, so that a restored guest finds
+ * everything where it was.
  */
 #pragma once
 
@@ -83,6 +87,17 @@ static inline unsigned layout_ram(uint64_t size, struct gmem_region region[2])
 		return 1;
 	region[1] = (struct gmem_region){.gpa = LAYOUT_GAP_END, .len = size - low};
 	return 2;
+}
+
+/* A section of memory as Linux counts it: what comes and goes shares none with RAM. */
+#define LAYOUT_ABOVE_ALIGN MIB(128)
+/* Nothing is beyond this; a processor may address less. */
+#define LAYOUT_END	   GIB(16384)
+
+/* The first address for something above what ends at `end`. */
+static inline gpa_t layout_above(gpa_t end)
+{
+	return align_up(end > LAYOUT_GAP_END ? end : LAYOUT_GAP_END, LAYOUT_ABOVE_ALIGN);
 }
 
 /* One virtio-mmio device as the guest is told about it (ACPI, MP table, command line). */

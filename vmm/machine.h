@@ -43,7 +43,7 @@ void machine_destroy(struct vm_machine *m);
  * The steps, in this order; in between the caller fills m->mem, and creates and sets up the vCPUs.
  * Each returns 0, or -errno with `e` filled.
  */
-/* VM, memory slots over m->mem, interrupt controllers. */
+/* Files above m->mem, VM, memory slots over all of it, interrupt controllers. */
 int machine_build_kvm(struct vm_machine *m, const struct machine_config *c, struct err *e);
 /* Serial line, keyboard controller, virtio devices in their slots. */
 int machine_build_devices(struct vm_machine *m, const struct config *c, struct err *e);

@@ -11,6 +11,7 @@
 #include "virtio/balloon.h"
 #include "virtio/block.h"
 #include "virtio/net.h"
+#include "virtio/pmem.h"
 #include "virtio/rng.h"
 #include "virtio/vsock.h"
 #include "vmm/base/log.h"
@@ -126,6 +127,18 @@ static const struct field policy_counters[] = {
 	{"ingress_malformed", offsetof(struct netpolicy_metrics, malformed[NETFRAME_INGRESS])},
 };
 
+static const struct field pmem_counters[] = {
+	FIELD(struct pmem_metrics, activate_fails),
+	FIELD(struct pmem_metrics, cfg_fails),
+	FIELD(struct pmem_metrics, event_fails),
+	FIELD(struct pmem_metrics, queue_event_count),
+	FIELD(struct pmem_metrics, rate_limiter_event_count),
+	FIELD(struct pmem_metrics, rate_limiter_throttled_events),
+	FIELD(struct pmem_metrics, flush_count),
+	FIELD(struct pmem_metrics, execute_fails),
+	FIELD(struct pmem_metrics, invalid_reqs_count),
+};
+
 static const struct field rng_counters[] = {
 	FIELD(struct rng_metrics, entropy_event_count),
 	FIELD(struct rng_metrics, entropy_event_fails),
@@ -232,6 +245,8 @@ static const struct {
 	[METRICS_PUT_METRICS] = {"put_api_requests", "metrics_count", "metrics_fails"},
 	[METRICS_PUT_NETWORK] = {"put_api_requests", "network_count", "network_fails"},
 	[METRICS_PATCH_NETWORK] = {"patch_api_requests", "network_count", "network_fails"},
+	[METRICS_PUT_PMEM] = {"put_api_requests", "pmem_count", "pmem_fails"},
+	[METRICS_PATCH_PMEM] = {"patch_api_requests", "pmem_count", "pmem_fails"},
 	[METRICS_PUT_VSOCK] = {"put_api_requests", "vsock_count", "vsock_fails"},
 	[METRICS_PUT_SERIAL] = {"put_api_requests", "serial_count", "serial_fails"},
 	[METRICS_PATCH_DRIVE] = {"patch_api_requests", "drive_count", "drive_fails"},
@@ -305,6 +320,15 @@ static void add_drive(json_t *root, const struct drive *c, struct virtio_device 
 	pthread_mutex_unlock(d->env.lock);
 }
 
+static void add_pmem(json_t *root, const char *id, struct pmem_metrics *p)
+{
+	char name[sizeof("pmem_") + PMEMCONFIG_ID_MAX];
+
+	snprintf(name, sizeof(name), "pmem_%s", id);
+	add_counters(metrics_group(root, "pmem"), metrics_group(root, name), pmem_counters,
+		     ARRAY_SIZE(pmem_counters), p);
+}
+
 /* Frames by the rule that decided about them, in the order of the rules. */
 static json_t *rule_counts(struct netpolicy *p, enum netframe_way way)
 {
@@ -345,10 +369,12 @@ static void add_devices(struct metrics *m, json_t *root)
 {
 	const struct config *c = &m->vm->config;
 	struct virtio_device *d;
-	unsigned drive = 0, net = 0;
+	unsigned drive = 0, net = 0, pmem = 0;
 
 	add_block(root, NULL, NULL);
 	add_net(root, NULL, NULL);
+	add_counters(metrics_group(root, "pmem"), NULL, pmem_counters, ARRAY_SIZE(pmem_counters),
+		     NULL);
 	add_counters(metrics_group(root, "entropy"), NULL, rng_counters, ARRAY_SIZE(rng_counters),
 		     NULL);
 	add_counters(metrics_group(root, "vsock"), NULL, vsock_counters, ARRAY_SIZE(vsock_counters),
@@ -363,6 +389,8 @@ static void add_devices(struct metrics *m, json_t *root)
 			add_drive(root, &c->drive[drive++], d);
 		if (d->type == VIRTIO_ID_NET && net < c->net_count)
 			add_net(root, c->net[net++].id, d);
+		if (d->type == VIRTIO_ID_PMEM && pmem < c->pmem_count)
+			add_pmem(root, c->pmem[pmem++].id, pmem_metrics(d));
 		if (d->type == VIRTIO_ID_ENTROPY)
 			add_counters(metrics_group(root, "entropy"), NULL, rng_counters,
 				     ARRAY_SIZE(rng_counters), rng_metrics(d));

@@ -38,8 +38,10 @@ static int build_memory(struct vm_machine *m, const struct machine_config *c, st
 /* Memory first, then the irqchip: see kvm.h. */
 int machine_build_kvm(struct vm_machine *m, const struct machine_config *c, struct err *e)
 {
-	int r = kvm_open(&m->kvm, e);
+	int r = pmem_map_all(&m->vm->config, &m->mem, e);
 
+	if (r == 0)
+		r = kvm_open(&m->kvm, e);
 	if (r == 0 && c->track_dirty_pages)
 		r = gmem_track(&m->mem, e);
 	if (r == 0)
@@ -277,6 +279,18 @@ static int add_vsock(struct vm_machine *m, const struct vsock_config *v, struct 
 	return plug(m, dev, e);
 }
 
+static int add_pmem(struct vm_machine *m, const struct config *c, unsigned i, struct err *e)
+{
+	struct virtio_device *dev;
+	struct virtio_env env;
+	int r = open_slot(m, &env, e);
+
+	if (r < 0)
+		return r;
+	dev = pmem_create_nth(c, i, &env, e);
+	return dev ? plug(m, dev, e) : -e->code;
+}
+
 int machine_build_devices(struct vm_machine *m, const struct config *c, struct err *e)
 {
 	int r = build_platform(m, c, e);
@@ -307,6 +321,11 @@ int machine_build_devices(struct vm_machine *m, const struct config *c, struct e
 		r = add_vsock(m, &c->vsock, e);
 		if (r < 0)
 			return err_wrap(e, "vsock");
+	}
+	for (unsigned i = 0; i < c->pmem_count; i++) {
+		r = add_pmem(m, c, i, e);
+		if (r < 0)
+			return err_wrap(e, "pmem '%s'", c->pmem[i].id);
 	}
 	return 0;
 }
@@ -626,8 +645,7 @@ struct virtio_device *vm_device(struct vm *vm, unsigned index)
 	return vm->machine->virtio[index].dev;
 }
 
-/* Devices of a kind have their slots in the order of the configuration. */
-static struct virtio_device *nth_device(struct vm *vm, enum virtio_id type, unsigned n)
+struct virtio_device *vm_nth_device(struct vm *vm, enum virtio_id type, unsigned n)
 {
 	struct virtio_device *d;
 
@@ -644,7 +662,7 @@ int vm_update_net(struct vm *vm, struct net_update *u, struct err *e)
 
 	if (!n)
 		return err_set(e, ENOENT, "iface_id: there is no interface '%s'", u->id);
-	d = nth_device(vm, VIRTIO_ID_NET, (unsigned)(n - vm->config.net));
+	d = vm_nth_device(vm, VIRTIO_ID_NET, (unsigned)(n - vm->config.net));
 	if (!d)
 		return err_set(e, EINVAL, "the microVM has not been started");
 	return net_interface_update(n, d, u, e);

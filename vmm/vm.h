@@ -98,6 +98,9 @@ void vm_sync(struct vm *vm);
 /* Devices by slot for the metrics writer; NULL past the last one or before the start. */
 struct virtio_device *vm_device(struct vm *vm, unsigned index);
 
+/* The n-th device of a kind, from 0: they have their slots in the order of the configuration. */
+struct virtio_device *vm_nth_device(struct vm *vm, enum virtio_id type, unsigned n);
+
 /*
  * Microseconds from the beginning of vm_start() to the boot processor's first exit: the guest ran by
  * then. 0 before that.

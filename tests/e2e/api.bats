@@ -374,7 +374,7 @@ assert all(get(s).startswith(b"HTTP/1.1 200") for s in held)
 	bad '{"machine-config": {"vcpu_count": 0, "mem_size_mib": 1}}' "'machine-config': field \`vcpu_count\`"
 	bad '{"drives": [{"drive_id": "a"}]}' "'drives': missing field \`path_on_host\`"
 	bad '{"boot-source": {"kernel_image_path": "/no\nkernel"}}' "/no?kernel"
-	bad '{"pmem": [{"id": "p", "path_on_host": "/x"}]}' "'pmem' is not supported"
+	bad '{"pmem": [{"id": "p", "path_on_host": "/x"}]}' "'pmem': Pmem config error: path_on_host: open '/x': No such file"
 	exits 152 --no-api --config-file "$TMP/gone"; says "$TMP/gone': No such file"
 	exits 152 --no-api --config-file "$TMP"; says "$TMP"
 	echo '{}' >"$TMP/config"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A guest that does anything: register accesses of any width, bytes anywhere in its memory, kicks,
- * against a block device (over a memfd) or the entropy device.
+ * against a block device (over a memfd), the entropy device, or pmem (over the same).
  *
  * Byte 0 chooses the device and how far an honest driver brings it first, byte 1 the features that
  * it takes; the rest is a program:
@@ -12,7 +12,8 @@
  *	0x30..0x4f  write memory: address (2, low region), length (1), that many bytes
  *	0x50..0x6f  a descriptor: index (1), address kind and offset (3), len (4), flags, next
  *	0x70..0x7f  put a head into the available ring
- *	0x80..0x8f  a whole block request: type (1), sector (1), data length / 128 (1)
+ *	0x80..0x8f  a whole block request: type (1), sector (1), data length / 128 (1); type 0 with
+ *		    its status is a flush of pmem too
  *	0x90..0x9f  reset and start honestly
  *	0xa0..0xaf  negotiate, set up the queue: size (2), three addresses; DRIVER_OK
  *	other	    kick
@@ -27,6 +28,7 @@
 
 #include "tests/lib/driver.h"
 #include "virtio/block.h"
+#include "virtio/pmem.h"
 #include "virtio/rng.h"
 #include "vmm/base/log.h"
 
@@ -97,7 +99,8 @@ static void write_memory(struct driver *g, struct program *in)
 /* Addresses that are worth trying, and any other. */
 static gpa_t take_address(struct program *in)
 {
-	static const gpa_t base[] = {0, DRIVER_HIGH, DRIVER_LOW_END, DRIVER_HIGH_END, UINT64_MAX};
+	static const gpa_t base[] = {0,	     DRIVER_HIGH,     DRIVER_LOW_END, DRIVER_HIGH_END,
+				     GIB(4), GIB(4) + MIB(2), UINT64_MAX};
 	uint64_t kind = take(in, 1);
 	uint64_t off = take(in, 2);
 
@@ -191,6 +194,23 @@ static void check_disk(int fd, bool read_only)
 	     "a read-only disk keeps its contents");
 }
 
+#define PMEM_AT GIB(4)
+
+static struct virtio_device *new_pmem(struct driver *g, int disk, bool read_only)
+{
+	const struct pmem_setup s = {
+		.id = "fuzz",
+		.fd = dup(disk),
+		.start = PMEM_AT,
+		.len = MIB(2),
+		.file_len = DISK,
+		.read_only = read_only,
+	};
+
+	must(gmem_add_file(&g->mem, PMEM_AT, disk, DISK, read_only, NULL) == 0, "memory");
+	return pmem_create(&s, &g->env, NULL);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct program in = {data, data + size};
@@ -214,7 +234,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	cfg.fd = dup(disk);
 	if (!block)
 		close(cfg.fd);
-	d = block ? block_create(&cfg, &g.env, NULL) : rng_create(&g.env, NULL);
+	if (block)
+		d = block_create(&cfg, &g.env, NULL);
+	else if (how & 4)
+		d = new_pmem(&g, disk, cfg.read_only);
+	else
+		d = rng_create(&g.env, NULL);
 	driver_attach(&g, d);
 	features = VIRTIO_F_VERSION_1 | (driver_offered(&g) & ~(take(&in, 1) << 26));
 	driver_place_queue(&g, 0, DRIVER_QUEUE_SIZE);

@@ -30,18 +30,17 @@ static int create_memfd(uint64_t size, enum gmem_backing backing, struct err *e)
 }
 
 /* Reserves address space that contains `size` bytes at a 2 MiB boundary, or NULL. */
-static uint8_t *reserve(struct gmem *m, uint64_t size, struct err *e)
+static uint8_t *reserve(void **map, size_t *map_len, uint64_t size, struct err *e)
 {
-	m->map_len = size + HUGE_2M;
-	m->map = mmap(NULL, m->map_len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-		      0);
-	if (m->map == MAP_FAILED) {
-		m->map = NULL;
+	*map_len = size + HUGE_2M;
+	*map = mmap(NULL, *map_len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (*map == MAP_FAILED) {
+		*map = NULL;
 		err_sys(e, "reserve %llu MiB of address space for the guest",
 			(unsigned long long)(size >> 20));
 		return NULL;
 	}
-	return (uint8_t *)align_up((uintptr_t)m->map, HUGE_2M);
+	return (uint8_t *)align_up((uintptr_t)*map, HUGE_2M);
 }
 
 static int map_backing(struct gmem *m, uint8_t *base, uint64_t size, enum gmem_backing backing,
@@ -72,7 +71,7 @@ static uint64_t total(const struct gmem_region *region, unsigned count)
 {
 	uint64_t size = 0;
 
-	assert(count <= GMEM_REGIONS_MAX);
+	assert(count <= GMEM_RAM_MAX);
 	for (unsigned i = 0; i < count; i++)
 		size += region[i].len;
 	return size;
@@ -94,10 +93,10 @@ int gmem_init(struct gmem *m, const struct gmem_region *region, unsigned count,
 	uint8_t *base;
 	int r;
 
-	*m = (struct gmem){.fd = -1, .count = count, .backing = backing};
+	*m = (struct gmem){.fd = -1, .count = count, .all = count, .backing = backing};
 	if (backing == GMEM_HUGETLB_2M && size % HUGE_2M)
 		return err_set(e, EINVAL, "guest memory is no multiple of the 2 MiB page size");
-	base = reserve(m, size, e);
+	base = reserve(&m->map, &m->map_len, size, e);
 	if (!base)
 		return -ENOMEM;
 	r = map_backing(m, base, size, backing, e);
@@ -118,7 +117,7 @@ int gmem_init_file(struct gmem *m, const struct gmem_region *region, unsigned co
 	uint64_t size = total(region, count);
 	int64_t there = fd_size(fd);
 
-	*m = (struct gmem){.fd = fd, .count = count, .backing = GMEM_FILE};
+	*m = (struct gmem){.fd = fd, .count = count, .all = count, .backing = GMEM_FILE};
 	if (there < 0 || (uint64_t)there != size) {
 		fd_close(&m->fd);
 		return err_set(e, EINVAL, "it has %lld bytes, and the guest's memory %llu",
@@ -134,6 +133,35 @@ int gmem_init_file(struct gmem *m, const struct gmem_region *region, unsigned co
 	}
 	place(m, region, m->map);
 	return 0;
+}
+
+static int map_over(uint8_t *host, uint64_t len, int flags, int fd, struct err *e)
+{
+	if (mmap(host, len, PROT_READ | PROT_WRITE, MAP_FIXED | flags, fd, 0) == MAP_FAILED)
+		return err_sys(e, "map %llu MiB", (unsigned long long)(len >> 20));
+	return 0;
+}
+
+int gmem_add_file(struct gmem *m, gpa_t gpa, int fd, uint64_t size, bool read_only, struct err *e)
+{
+	struct gmem_region r = {.gpa = gpa, .file_len = size, .read_only = read_only};
+	int ret = 0;
+
+	assert(m->all < GMEM_REGIONS_MAX && gpa % GMEM_FILE_ALIGN == 0 && size > 0);
+	r.len = align_up(size, GMEM_FILE_ALIGN);
+	r.host = reserve(&r.map, &r.map_len, r.len, e);
+	if (!r.host)
+		return -ENOMEM;
+	if (r.len > size)
+		ret = map_over(r.host, r.len, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, e);
+	if (ret == 0)
+		ret = map_over(r.host, size, read_only ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED,
+			       fd, e);
+	if (ret < 0)
+		munmap(r.map, r.map_len);
+	else
+		m->region[m->all++] = r;
+	return ret;
 }
 
 int gmem_track(struct gmem *m, struct err *e)
@@ -156,14 +184,18 @@ void gmem_mark_tracked(const struct gmem *m, gpa_t gpa, uint64_t len)
 {
 	const uint8_t *host = gmem_at(m, gpa, len);
 
-	if (host)
-		mark_bytes(m, (uint64_t)(host - gmem_base(m)), len);
+	uint64_t at = (uintptr_t)host - (uintptr_t)gmem_base(m);
+
+	if (host && range_within(at, len, gmem_size(m)))
+		mark_bytes(m, at, len);
 }
 
 void gmem_finish(struct gmem *m)
 {
 	if (!m->map)
 		return;
+	for (unsigned i = m->count; i < m->all; i++)
+		munmap(m->region[i].map, m->region[i].map_len);
 	munmap(m->map, m->map_len);
 	fd_close(&m->fd);
 	free(m->dirty);
@@ -173,11 +205,14 @@ void gmem_finish(struct gmem *m)
 int64_t gmem_discard(const struct gmem *m, void *host, uint64_t len)
 {
 	uint64_t page = m->backing == GMEM_HUGETLB_2M ? HUGE_2M : GMEM_PAGE;
-	uint64_t at = (uint64_t)((uint8_t *)host - gmem_base(m));
-	uint64_t first = align_up(at, page), end = (at + len) & ~(page - 1);
+	uint64_t at = (uintptr_t)host - (uintptr_t)gmem_base(m);
+	uint64_t first, end;
 	int r;
 
-	assert(range_within(at, len, gmem_size(m)));
+	if (!range_within(at, len, gmem_size(m)))
+		return -EINVAL;
+	first = align_up(at, page);
+	end = (at + len) & ~(page - 1);
 	if (first >= end)
 		return 0;
 	len = end - first;

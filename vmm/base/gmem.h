@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Guest memory: a few ranges of guest physical addresses backed by one host mapping.
+ * Guest memory: a few ranges of guest physical addresses. RAM is backed by one host mapping; files
+ * that the guest sees as memory (virtio/pmem.h) have one each, above it.
  *
  * A guest address is an integer (gpa_t). gmem_at() is the only function in spore that turns one
  * into a pointer; it checks by subtraction, so that no sum can wrap. A range returned by it never
  * crosses two regions.
  *
  * The guest writes to this memory while we read it: copy once, judge the copy, use the copy.
- * The struct is immutable after gmem_init() and gmem_track(); every thread may call gmem_at() and
- * the accessors.
+ * The struct is immutable after gmem_init(), gmem_add_file() and gmem_track(); every thread may call
+ * gmem_at() and the accessors.
  */
 #pragma once
 
@@ -30,17 +31,27 @@ enum gmem_backing {
 /* What is tracked and saved as one, whatever the size of the pages that the host uses. */
 #define GMEM_PAGE 4096u
 
-#define GMEM_REGIONS_MAX 4
+#define GMEM_RAM_MAX	 4
+#define GMEM_FILES_MAX	 8
+#define GMEM_REGIONS_MAX (GMEM_RAM_MAX + GMEM_FILES_MAX)
+
+/* Where a file lies in the address spaces of guest and host, and how far it reaches. */
+#define GMEM_FILE_ALIGN MIB(2)
 
 struct gmem_region {
 	gpa_t gpa;
 	uint64_t len; /* bytes, a multiple of the page size, not 0 */
 	uint8_t *host;
+	uint64_t file_len; /* bytes of it that are a file's */
+	bool read_only;	   /* of a file: the guest must not write */
+	void *map;	   /* of a file: its own reservation, alignment slack included */
+	size_t map_len;
 };
 
 struct gmem {
 	struct gmem_region region[GMEM_REGIONS_MAX];
-	unsigned count;
+	unsigned count; /* of RAM */
+	unsigned all;	/* with the files behind them */
 	enum gmem_backing backing;
 	int fd;	   /* memfd, or the file of GMEM_FILE, or -1; owned */
 	void *map; /* the whole host reservation, alignment slack included */
@@ -68,11 +79,20 @@ int gmem_init(struct gmem *m, const struct gmem_region *region, unsigned count,
  */
 int gmem_init_file(struct gmem *m, const struct gmem_region *region, unsigned count, int fd,
 		   struct err *e);
+/*
+ * Adds the file `fd` (borrowed, `size` bytes of it) at `gpa`, above all others, both aligned to
+ * GMEM_FILE_ALIGN; what is missing to a whole GMEM_FILE_ALIGN is private memory, zeroed. What is
+ * written goes into the file, or with `read_only` nowhere: the guest is to be kept from writing, and
+ * what a device writes there stays private. It is no RAM: not in gmem_size(), not tracked, never
+ * discarded. Taken back by gmem_finish().
+ */
+int gmem_add_file(struct gmem *m, gpa_t gpa, int fd, uint64_t size, bool read_only, struct err *e);
+/* Also the files. */
 void gmem_finish(struct gmem *m);
 
 /*
- * The regions lie one behind the other in the host too, and that is the order of a memory file:
- * all guest memory is gmem_size() bytes from here on.
+ * The regions of RAM lie one behind the other in the host too, and that is the order of a memory file:
+ * all RAM is gmem_size() bytes from here on.
  */
 static inline uint8_t *gmem_base(const struct gmem *m)
 {
@@ -92,7 +112,7 @@ static inline void gmem_mark(const struct gmem *m, gpa_t gpa, uint64_t len)
 /* Pointer to [gpa, gpa + len), or NULL unless all of it is guest memory. len 0 is NULL. */
 static inline void *gmem_at(const struct gmem *m, gpa_t gpa, uint64_t len)
 {
-	for (unsigned i = 0; i < m->count; i++) {
+	for (unsigned i = 0; i < m->all; i++) {
 		const struct gmem_region *r = &m->region[i];
 
 		if (gpa >= r->gpa && len && range_within(gpa - r->gpa, len, r->len))
@@ -127,9 +147,9 @@ static inline int gmem_write(const struct gmem *m, gpa_t gpa, const void *buf, u
  * Gives the whole pages within [host, host + len), which is guest memory, back to the host. What
  * the guest finds there afterwards is zero, or with GMEM_FILE what the file says: a page over it
  * stays shared with the other microVMs, and takes no mapping of its own. Returns the bytes
- * given back, or -errno. Any thread.
+ * given back, or -errno; -EINVAL when some of it is no RAM. Any thread.
  */
 int64_t gmem_discard(const struct gmem *m, void *host, uint64_t len);
 
-/* Bytes of guest memory in all regions. */
+/* Bytes of RAM in all regions. */
 uint64_t gmem_size(const struct gmem *m);

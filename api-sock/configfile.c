@@ -56,6 +56,11 @@ static json_t *print_nets(const struct config *c)
 	return list;
 }
 
+static json_t *print_hotplug(const struct config *c)
+{
+	return c->hotplug.configured ? body_print(&schema_hotplug, &c->hotplug) : json_null();
+}
+
 static json_t *print_pmems(const struct config *c)
 {
 	json_t *list = json_array();
@@ -105,7 +110,7 @@ static const struct group {
 	{"balloon", action_put_balloon, print_balloon, false},
 	{"vsock", action_put_vsock, print_vsock, false},
 	{"serial", action_put_serial, print_serial, false},
-	{"memory-hotplug", NULL, NULL, false},
+	{"memory-hotplug", action_put_hotplug, print_hotplug, false},
 	{"mmds-config", NULL, NULL, false},
 	{"pmem", action_put_pmem, print_pmems, true},
 };

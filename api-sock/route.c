@@ -44,6 +44,12 @@ const struct route routes[] = {
 	{PUT, "/pmem/{id}", PHASE_BEFORE, action_put_pmem, &schema_pmem, NULL, METRICS_PUT_PMEM},
 	{PATCH, "/pmem/{id}", PHASE_AFTER, action_patch_pmem, &schema_pmem_update, NULL,
 	 METRICS_PATCH_PMEM},
+	{GET, "/hotplug/memory", PHASE_AFTER, action_get_hotplug, NULL, &schema_hotplug_status,
+	 METRICS_GET_HOTPLUG},
+	{PUT, "/hotplug/memory", PHASE_BEFORE, action_put_hotplug, &schema_hotplug, NULL,
+	 METRICS_PUT_HOTPLUG},
+	{PATCH, "/hotplug/memory", PHASE_AFTER, action_patch_hotplug, &schema_hotplug_update, NULL,
+	 METRICS_PATCH_HOTPLUG},
 	{PUT, "/entropy", PHASE_BEFORE, action_put_entropy, &schema_entropy, NULL, METRICS_NONE},
 	{GET, "/balloon", PHASE_ANY, action_get_balloon, NULL, &schema_balloon, METRICS_NONE},
 	{PUT, "/balloon", PHASE_BEFORE, action_put_balloon, &schema_balloon, NULL, METRICS_NONE},
@@ -136,9 +142,6 @@ static const char *why_missing(enum http_verb verb, const char *path)
 		 "A network interface cannot be unplugged: virtio-mmio has no hotplug."},
 		{HTTP_VERB_DELETE, "/pmem/",
 		 "A pmem device cannot be unplugged: virtio-mmio has no hotplug."},
-		{HTTP_VERB_OTHER, "/hotplug/memory",
-		 "There is no memory hotplug in this version of spore; a balloon gives memory "
-		 "back."},
 		{HTTP_VERB_OTHER, "/mmds",
 		 "There is no metadata service in this version of spore; the kernel command line, "
 		 "a drive or vsock can carry the data."},

@@ -135,6 +135,32 @@ static const struct body_field drive_update_fields[] = {
 };
 SCHEMA(schema_drive_update, "PartialDrive", drive_update_fields);
 
+#define MIB_FIELD(name, type, flag, least)                                              \
+	{                                                                               \
+#name, BODY_UINT, flag, AT(type, name), .min = least, .max = UINT32_MAX \
+	}
+
+static const struct body_field hotplug_fields[] = {
+	MIB_FIELD(total_size_mib, struct hotplug_config, BODY_REQUIRED, 0),
+	MIB_FIELD(slot_size_mib, struct hotplug_config, 0, HOTPLUG_SLOT_MIB_MIN),
+	MIB_FIELD(block_size_mib, struct hotplug_config, 0, HOTPLUG_BLOCK_MIB_MIN),
+};
+SCHEMA(schema_hotplug, "MemoryHotplugConfig", hotplug_fields);
+
+static const struct body_field hotplug_update_fields[] = {
+	MIB_FIELD(requested_size_mib, struct hotplug_update, BODY_REQUIRED, 0),
+};
+SCHEMA(schema_hotplug_update, "MemoryHotplugSizeUpdate", hotplug_update_fields);
+
+static const struct body_field hotplug_status_fields[] = {
+	MIB_FIELD(total_size_mib, struct hotplug_status, BODY_REQUIRED, 0),
+	MIB_FIELD(slot_size_mib, struct hotplug_status, BODY_REQUIRED, 0),
+	MIB_FIELD(block_size_mib, struct hotplug_status, BODY_REQUIRED, 0),
+	MIB_FIELD(plugged_size_mib, struct hotplug_status, BODY_REQUIRED, 0),
+	MIB_FIELD(requested_size_mib, struct hotplug_status, BODY_REQUIRED, 0),
+};
+SCHEMA(schema_hotplug_status, "MemoryHotplugStatus", hotplug_status_fields);
+
 static const struct body_field pmem_fields[] = {
 	{"id", BODY_ID, BODY_REQUIRED, AT(struct pmem_config, id)},
 	{"path_on_host", BODY_STRING, BODY_REQUIRED, AT(struct pmem_config, path_on_host)},

@@ -87,6 +87,11 @@ struct balloon_stats {
 	uint64_t stat[BALLOON_STATS];
 };
 
+/* PATCH /hotplug/memory */
+struct hotplug_update {
+	uint64_t requested_size_mib;
+};
+
 /* GET / and GET /version: printed only, so the strings are borrowed. */
 struct instance_info {
 	const char *app_name, *id, *state, *vmm_version;
@@ -124,9 +129,12 @@ extern const struct body schema_network_override;
 extern const struct body schema_snapshot_create; /* struct snapshot_create_request */
 extern const struct body schema_snapshot_load;	 /* struct snapshot_load_request */
 extern const struct body schema_vsock_override;
-extern const struct body schema_pmem;	     /* struct pmem_config */
-extern const struct body schema_pmem_update; /* struct pmem_update */
-extern const struct body schema_serial;	     /* struct serial_config */
-extern const struct body schema_version;     /* struct version_info */
-extern const struct body schema_vm;	     /* struct vm_request */
-extern const struct body schema_vsock;	     /* struct vsock_config */
+extern const struct body schema_hotplug;	/* struct hotplug_config */
+extern const struct body schema_hotplug_status; /* struct hotplug_status */
+extern const struct body schema_hotplug_update; /* struct hotplug_update */
+extern const struct body schema_pmem;		/* struct pmem_config */
+extern const struct body schema_pmem_update;	/* struct pmem_update */
+extern const struct body schema_serial;		/* struct serial_config */
+extern const struct body schema_version;	/* struct version_info */
+extern const struct body schema_vm;		/* struct vm_request */
+extern const struct body schema_vsock;		/* struct vsock_config */

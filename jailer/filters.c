@@ -131,6 +131,7 @@ const struct filter_rule filter_table[] = {
 	CALL(connect, MAIN, "vsock: the same; only sockets of the line above can"),
 	CALL(recvmsg, MAIN, "vsock: data from the host"),
 	CALL(madvise, MAIN, "balloon; vsock: give back what a connection had buffered", IS(2, MADV_DONTNEED)),
+	IOCTL(MAIN, KVM_SET_USER_MEMORY_REGION, "memory hotplug: a part of memory that the guest plugs or unplugs"),
 	IOCTL(MAIN, KVM_KVMCLOCK_CTRL, "resume: the guest's watchdogs are told of the pause"),
 	CALL(brk, MAIN, "malloc"),
 	CALL(mmap, MAIN, "malloc; guest memory and run areas of vCPUs before the start", WITHOUT(2, PROT_EXEC)),

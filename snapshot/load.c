@@ -11,8 +11,9 @@
  *     waits milliseconds for the kernel (vmm/kvm.h).
  *  4. The host's KVM is compared with what the vCPUs need, so that a host which lacks something is
  *     refused with its name and not by an ioctl's error.
- *  5. Devices are created as for a start, then get their state. Their queues go live and read
- *     guest memory, so not before 2; they signal interrupts, so not before 3.
+ *  5. Devices are created as for a start, then get their state; first that of memory hotplug, so that
+ *     all memory is there. Their queues go live and read guest memory, so not before 2; they signal
+ *     interrupts, so not before 3.
  *  6. vCPUs: vmm/x86_state.h has the order of their ioctls.
  *  7. Interrupt controllers and clock. An IOAPIC that is set delivers what is pending in it to the
  *     local APICs, so not before 6. The clock behind the vCPUs' MSRs, which turn it on.
@@ -65,15 +66,17 @@ static int configure(struct load *l, struct err *e)
 {
 	struct machine_config *c = &l->vm->config.machine;
 	const struct state_meta *meta = &l->state.meta;
+	uint64_t mem_mib;
 
 	if (l->p->configure(l->p->arg, l->state.config, l->state.config_len, e) < 0)
 		return err_wrap(e, "configuration in '%s'", l->p->snapshot_path);
-	if (c->vcpu_count != meta->vcpus || MIB(c->mem_size_mib) != meta->mem_size)
+	mem_mib = c->mem_size_mib + l->vm->config.hotplug.total_size_mib;
+	if (c->vcpu_count != meta->vcpus || MIB(mem_mib) != meta->mem_size)
 		return err_set(
 			e, EINVAL,
 			"state file '%s': configured are %u vCPUs and %llu MiB, saved are %u "
 			"and %llu",
-			l->p->snapshot_path, c->vcpu_count, (unsigned long long)c->mem_size_mib,
+			l->p->snapshot_path, c->vcpu_count, (unsigned long long)mem_mib,
 			meta->vcpus, (unsigned long long)(meta->mem_size >> 20));
 	c->track_dirty_pages = l->p->track_dirty_pages;
 	c->live_snapshots |= l->p->live_snapshots;
@@ -138,14 +141,16 @@ static int map_lazily(struct load *l, const struct gmem_region *ram, unsigned co
 
 static int build_memory(struct load *l, struct err *e)
 {
-	struct gmem_region ram[2];
-	unsigned n = layout_ram(l->state.meta.mem_size, ram);
+	struct gmem_region ram[3];
+	int n = hotplug_layout(&l->vm->config, ram, e);
 
+	if (n < 0)
+		return n;
 	switch (l->p->backend) {
 	case SNAPSHOT_BACKEND_FILE:
-		return map_file(l, ram, n, e);
+		return map_file(l, ram, (unsigned)n, e);
 	case SNAPSHOT_BACKEND_UFFD:
-		return map_lazily(l, ram, n, e);
+		return map_lazily(l, ram, (unsigned)n, e);
 	}
 	return err_set(e, EINVAL, "no memory backend");
 }
@@ -167,9 +172,18 @@ static int compare_host(struct load *l, struct err *e)
 		      : r;
 }
 
+static int restore_device(struct load *l, unsigned i, struct err *e)
+{
+	struct virtio_mmio *t = &l->m->virtio[i];
+	int r = state_read_device(&l->state, i, t->dev, e);
+
+	return r == 0 ? virtio_mmio_restore(t, &l->state.virtio[i], e) : r;
+}
+
 static int restore_devices(struct load *l, struct err *e)
 {
 	struct vm_machine *m = l->m;
+	bool hotplug = l->vm->config.hotplug.configured;
 	int r = machine_build_devices(m, &l->vm->config, e);
 
 	if (r < 0)
@@ -177,11 +191,11 @@ static int restore_devices(struct load *l, struct err *e)
 	if (m->virtio_count != l->state.virtio_count)
 		return err_set(e, EINVAL, "%u virtio devices are configured, %u were saved",
 			       m->virtio_count, l->state.virtio_count);
-	for (unsigned i = 0; r == 0 && i < m->virtio_count; i++) {
-		r = state_read_device(&l->state, i, m->virtio[i].dev, e);
-		if (r == 0)
-			r = virtio_mmio_restore(&m->virtio[i], &l->state.virtio[i], e);
-	}
+	/* Memory that was plugged, which is the last: rings of the others may lie in it. */
+	if (hotplug)
+		r = restore_device(l, m->virtio_count - 1, e);
+	for (unsigned i = 0; r == 0 && i + hotplug < m->virtio_count; i++)
+		r = restore_device(l, i, e);
 	return r;
 }
 

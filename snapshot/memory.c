@@ -148,24 +148,50 @@ int memory_changed(const struct gmem *m, struct pageset *s, struct err *e)
 	return r;
 }
 
+/* KVM's log of a memory slot of so many pages, the first of which is page `first` of all. */
+static int take_log(const struct kvm *k, uint32_t slot, uint64_t first, uint64_t pages,
+		    struct pageset *s, struct err *e)
+{
+	cleanup_free uint64_t *log = calloc((pages + 63) / 64, sizeof(*log));
+	struct kvm_dirty_log req = {.slot = slot, .dirty_bitmap = log};
+
+	if (!log)
+		return err_set(e, ENOMEM, "out of memory for a bitmap of pages");
+	if (ioctl(k->vm_fd, KVM_GET_DIRTY_LOG, &req) < 0)
+		return err_sys(e, "read which pages are dirty (KVM_GET_DIRTY_LOG)");
+	/* Slots are multiples of 1 MiB, so words do not mix. */
+	for (uint64_t w = 0; w < (pages + 63) / 64; w++)
+		s->bit[first / 64 + w] |= log[w];
+	return 0;
+}
+
+/* Of a part that has gone the log went too: what was in it has been discarded, which is marked. */
+static int take_parts(const struct gmem_region *region, const struct kvm *k, uint64_t first,
+		      struct pageset *s, struct err *e)
+{
+	const uint64_t pages = region->part / GMEM_PAGE;
+	int r = 0;
+
+	for (unsigned n = 0; r == 0 && n < region->len / region->part; n++)
+		if (gmem_any_plugged(region, n * region->part, region->part))
+			r = take_log(k, KVM_SLOT_PART(n), first + n * pages, pages, s, e);
+	return r;
+}
+
 int memory_take_dirty(const struct gmem *m, const struct kvm *k, struct pageset *s, struct err *e)
 {
 	uint64_t first = 0;
+	int r = 0;
 
-	for (unsigned i = 0; i < m->count; i++) {
+	for (unsigned i = 0; r == 0 && i < m->count; i++) {
 		uint64_t pages = m->region[i].len / GMEM_PAGE;
-		cleanup_free uint64_t *log = calloc((pages + 63) / 64, sizeof(*log));
-		struct kvm_dirty_log req = {.slot = i, .dirty_bitmap = log};
 
-		if (!log)
-			return err_set(e, ENOMEM, "out of memory for a bitmap of pages");
-		if (ioctl(k->vm_fd, KVM_GET_DIRTY_LOG, &req) < 0)
-			return err_sys(e, "read which pages are dirty (KVM_GET_DIRTY_LOG)");
-		/* Regions are multiples of 1 MiB but for the last one, so words do not mix. */
-		for (uint64_t w = 0; w < (pages + 63) / 64; w++)
-			s->bit[first / 64 + w] |= log[w];
+		r = m->region[i].block ? take_parts(&m->region[i], k, first, s, e)
+				       : take_log(k, i, first, pages, s, e);
 		first += pages;
 	}
+	if (r < 0)
+		return r;
 	for (uint64_t w = 0; w < (s->pages + 63) / 64; w++)
 		s->bit[w] |= atomic_exchange_explicit(&m->dirty[w], 0, memory_order_relaxed);
 	return 0;

@@ -386,7 +386,7 @@ Test(route, an_empty_configuration_can_be_loaded_again)
 		       "\"live_snapshots\":false},"
 		       "\"cpu-config\":null,\"boot-source\":null,\"drives\":[],"
 		       "\"network-interfaces\":[],\"entropy\":null,\"balloon\":null,\"vsock\":null,"
-		       "\"serial\":null,\"pmem\":[]}");
+		       "\"serial\":null,\"memory-hotplug\":null,\"pmem\":[]}");
 	renew_vm();
 	cr_assert_eq(configfile_apply(&api, first, strlen(first), &e), 0, "%s", e.msg);
 	second = whole_config();
@@ -648,6 +648,9 @@ Test(route, openapi_describes_the_field_tables)
 		&schema_net_policy,
 		&schema_net_rewrite,
 		&schema_drive,
+		&schema_hotplug,
+		&schema_hotplug_status,
+		&schema_hotplug_update,
 		&schema_pmem,
 		&schema_pmem_update,
 		&schema_entropy,

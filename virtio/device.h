@@ -121,6 +121,7 @@ struct virtio_device {
 	enum virtio_id type;	      /* [I] */
 	const char *name;	      /* [I] for messages: "block 'root'"; owned by the device */
 	uint64_t features;	      /* [I] offered, VERSION_1 included */
+	uint64_t required;	      /* [I] without these of them a driver is refused */
 	const void *config;	      /* [s] configuration space, little-endian */
 	uint32_t config_len;	      /* [I] */
 	struct virtq *queue;	      /* [s] num_queues of them, owned by the device */

@@ -86,7 +86,7 @@ static bool features_acceptable(const struct virtio_device *d)
 {
 	uint64_t f = d->state.driver_features;
 
-	return !(f & ~d->features) && f & VIRTIO_F_VERSION_1;
+	return !(f & ~d->features) && f & VIRTIO_F_VERSION_1 && !(d->required & ~f);
 }
 
 static void go_live(struct virtio_device *d)

@@ -99,6 +99,8 @@ static int check_device(const struct virtio_device *d, const struct virtio_mmio_
 			       __builtin_ctzll(missing));
 	if (!(s->device.driver_features & VIRTIO_F_VERSION_1))
 		return err_set(e, EINVAL, "its driver did not accept VERSION_1");
+	if (d->required & ~s->device.driver_features)
+		return err_set(e, EINVAL, "its driver did not accept what it needs");
 	return 0;
 }
 

@@ -71,7 +71,8 @@ static unsigned fill_map(const struct gmem *mem, struct boot_e820_entry map[MAP_
 		gpa_t start = i ? mem->region[i].gpa : LAYOUT_HIGH_RAM;
 		gpa_t end = mem->region[i].gpa + mem->region[i].len;
 
-		if (end > start)
+		/* Memory that may come is told of by its device. */
+		if (end > start && !mem->region[i].block)
 			map[n++] = (struct boot_e820_entry){start, end - start, MAP_RAM};
 	}
 	return n;

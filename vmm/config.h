@@ -16,6 +16,7 @@
 #include "vmm/base/gmem.h"
 #include "vmm/base/log.h"
 #include "vmm/boot.h"
+#include "vmm/hotplug.h"
 #include "vmm/layout.h"
 #include "vmm/netconfig.h"
 #include "vmm/pmemconfig.h"
@@ -116,6 +117,7 @@ struct config {
 	bool entropy; /* a virtio-rng device */
 	struct limiter_config entropy_limit;
 	struct balloon_config balloon;
+	struct hotplug_config hotplug;
 	struct vsock_config vsock;
 	struct serial_config serial;
 	struct logger_config logger;

@@ -105,12 +105,25 @@ int kvm_set_memory(struct kvm *k, const struct gmem *mem, bool log_dirty, struct
 			.userspace_addr = (uintptr_t)r->host,
 		};
 
-		if (ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
+		if (!r->block && ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
 			return err_sys(e, "give KVM %llu MiB of memory at 0x%llx",
 				       (unsigned long long)(r->len >> 20),
 				       (unsigned long long)r->gpa);
 	}
 	return 0;
+}
+
+int kvm_set_part(struct kvm *k, const struct gmem_region *r, unsigned n, bool on, bool log_dirty)
+{
+	struct kvm_userspace_memory_region slot = {
+		.slot = KVM_SLOT_PART(n),
+		.flags = log_dirty ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+		.guest_phys_addr = r->gpa + n * r->part,
+		.memory_size = on ? r->part : 0,
+		.userspace_addr = (uintptr_t)r->host + n * r->part,
+	};
+
+	return ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0 ? -errno : 0;
 }
 
 int kvm_create_irqchip(struct kvm *k, bool pit, struct err *e)

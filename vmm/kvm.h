@@ -27,10 +27,17 @@ int kvm_open(struct kvm *k, struct err *e);
 void kvm_close(struct kvm *k);
 
 /*
- * Maps all regions of `mem`, files too, as memory slots 0..n-1; `log_dirty` turns the dirty log of RAM
+ * Maps all regions of `mem`, files too, as memory slots of their number, but for one with blocks; `log_dirty` turns the dirty log of RAM
  * on. What the guest writes to a read-only one exits as a write to a device that is not there.
  */
 int kvm_set_memory(struct kvm *k, const struct gmem *mem, bool log_dirty, struct err *e);
+/*
+ * Gives the guest part `n` of a region with blocks, or takes it away; also while it runs. 0 or -errno.
+ * Taking away cannot fail.
+ */
+int kvm_set_part(struct kvm *k, const struct gmem_region *r, unsigned n, bool on, bool log_dirty);
+/* The number of its memory slot. */
+#define KVM_SLOT_PART(n) (GMEM_REGIONS_MAX + (n))
 /* PIC, IOAPIC and local APICs in the kernel; an i8254 too when `pit`. */
 int kvm_create_irqchip(struct kvm *k, bool pit, struct err *e);
 /* A guest's 4-byte write of `match` to `addr` signals the eventfd and does not exit. */

@@ -11,8 +11,8 @@
  *	0x0002_0000  kernel command line		    4 GiB..		      RAM
  *	0x0002_1000  setup_data: the seed for the guest's random numbers
  *
- * Above RAM, each at the next multiple of LAYOUT_ABOVE_ALIGN: the files of pmem devices, in the order of
- * the configuration. All of it follows from the configuration, so that a restored guest finds
+ * Above RAM, each at the next multiple of LAYOUT_ABOVE_ALIGN: memory that comes and goes, at a
+ * multiple of its block size too; then the files of pmem devices, in the order of the configuration. All of it follows from the configuration, so that a restored guest finds
  * everything where it was.
  */
 #pragma once

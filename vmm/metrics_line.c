@@ -10,6 +10,7 @@
 
 #include "virtio/balloon.h"
 #include "virtio/block.h"
+#include "virtio/mem.h"
 #include "virtio/net.h"
 #include "virtio/pmem.h"
 #include "virtio/rng.h"
@@ -139,6 +140,30 @@ static const struct field pmem_counters[] = {
 	FIELD(struct pmem_metrics, invalid_reqs_count),
 };
 
+static const struct field mem_counters[] = {
+	FIELD(struct mem_metrics, activate_fails),
+	FIELD(struct mem_metrics, queue_event_count),
+	FIELD(struct mem_metrics, queue_event_fails),
+	FIELD(struct mem_metrics, plug_count),
+	FIELD(struct mem_metrics, plug_bytes),
+	FIELD(struct mem_metrics, plug_fails),
+	FIELD(struct mem_metrics, unplug_count),
+	FIELD(struct mem_metrics, unplug_bytes),
+	FIELD(struct mem_metrics, unplug_fails),
+	FIELD(struct mem_metrics, unplug_discard_fails),
+	FIELD(struct mem_metrics, unplug_all_count),
+	FIELD(struct mem_metrics, unplug_all_fails),
+	FIELD(struct mem_metrics, state_count),
+	FIELD(struct mem_metrics, state_fails),
+};
+
+static const struct field mem_aggs[] = {
+	FIELD(struct mem_metrics, plug_agg),
+	FIELD(struct mem_metrics, unplug_agg),
+	FIELD(struct mem_metrics, unplug_all_agg),
+	FIELD(struct mem_metrics, state_agg),
+};
+
 static const struct field rng_counters[] = {
 	FIELD(struct rng_metrics, entropy_event_count),
 	FIELD(struct rng_metrics, entropy_event_fails),
@@ -245,6 +270,11 @@ static const struct {
 	[METRICS_PUT_METRICS] = {"put_api_requests", "metrics_count", "metrics_fails"},
 	[METRICS_PUT_NETWORK] = {"put_api_requests", "network_count", "network_fails"},
 	[METRICS_PATCH_NETWORK] = {"patch_api_requests", "network_count", "network_fails"},
+	[METRICS_GET_HOTPLUG] = {"get_api_requests", "hotplug_memory_count", NULL},
+	[METRICS_PUT_HOTPLUG] = {"put_api_requests", "hotplug_memory_count",
+				 "hotplug_memory_fails"},
+	[METRICS_PATCH_HOTPLUG] = {"patch_api_requests", "hotplug_memory_count",
+				   "hotplug_memory_fails"},
 	[METRICS_PUT_PMEM] = {"put_api_requests", "pmem_count", "pmem_fails"},
 	[METRICS_PATCH_PMEM] = {"patch_api_requests", "pmem_count", "pmem_fails"},
 	[METRICS_PUT_VSOCK] = {"put_api_requests", "vsock_count", "vsock_fails"},
@@ -329,6 +359,14 @@ static void add_pmem(json_t *root, const char *id, struct pmem_metrics *p)
 		     ARRAY_SIZE(pmem_counters), p);
 }
 
+static void add_mem(json_t *root, struct mem_metrics *m)
+{
+	json_t *group = metrics_group(root, "memory_hotplug");
+
+	add_counters(group, NULL, mem_counters, ARRAY_SIZE(mem_counters), m);
+	add_aggs(group, NULL, mem_aggs, ARRAY_SIZE(mem_aggs), m);
+}
+
 /* Frames by the rule that decided about them, in the order of the rules. */
 static json_t *rule_counts(struct netpolicy *p, enum netframe_way way)
 {
@@ -373,6 +411,7 @@ static void add_devices(struct metrics *m, json_t *root)
 
 	add_block(root, NULL, NULL);
 	add_net(root, NULL, NULL);
+	add_mem(root, NULL);
 	add_counters(metrics_group(root, "pmem"), NULL, pmem_counters, ARRAY_SIZE(pmem_counters),
 		     NULL);
 	add_counters(metrics_group(root, "entropy"), NULL, rng_counters, ARRAY_SIZE(rng_counters),
@@ -391,6 +430,8 @@ static void add_devices(struct metrics *m, json_t *root)
 			add_net(root, c->net[net++].id, d);
 		if (d->type == VIRTIO_ID_PMEM && pmem < c->pmem_count)
 			add_pmem(root, c->pmem[pmem++].id, pmem_metrics(d));
+		if (d->type == VIRTIO_ID_MEM)
+			add_mem(root, mem_metrics(d));
 		if (d->type == VIRTIO_ID_ENTROPY)
 			add_counters(metrics_group(root, "entropy"), NULL, rng_counters,
 				     ARRAY_SIZE(rng_counters), rng_metrics(d));

@@ -24,15 +24,18 @@
 
 static int build_memory(struct vm_machine *m, const struct machine_config *c, struct err *e)
 {
-	struct gmem_region ram[2];
-	unsigned n = layout_ram(MIB(c->mem_size_mib), ram);
+	struct gmem_region ram[3];
+	int n = hotplug_layout(&m->vm->config, ram, e);
 	enum gmem_backing backing = GMEM_ANON;
 
+	if (n < 0)
+		return n;
 	if (c->huge_pages == HUGE_PAGES_2M)
 		backing = GMEM_HUGETLB_2M;
 	else if (c->memfd)
 		backing = GMEM_MEMFD;
-	return gmem_init(&m->mem, ram, n, backing, c->huge_pages == HUGE_PAGES_TRANSPARENT, e);
+	return gmem_init(&m->mem, ram, (unsigned)n, backing,
+			 c->huge_pages == HUGE_PAGES_TRANSPARENT, e);
 }
 
 /* Memory first, then the irqchip: see kvm.h. */
@@ -291,6 +294,18 @@ static int add_pmem(struct vm_machine *m, const struct config *c, unsigned i, st
 	return dev ? plug(m, dev, e) : -e->code;
 }
 
+static int add_hotplug(struct vm_machine *m, struct err *e)
+{
+	struct virtio_device *dev;
+	struct virtio_env env;
+	int r = open_slot(m, &env, e);
+
+	if (r < 0)
+		return r;
+	dev = hotplug_create(m, &env, e);
+	return dev ? plug(m, dev, e) : -e->code;
+}
+
 int machine_build_devices(struct vm_machine *m, const struct config *c, struct err *e)
 {
 	int r = build_platform(m, c, e);
@@ -326,6 +341,11 @@ int machine_build_devices(struct vm_machine *m, const struct config *c, struct e
 		r = add_pmem(m, c, i, e);
 		if (r < 0)
 			return err_wrap(e, "pmem '%s'", c->pmem[i].id);
+	}
+	if (c->hotplug.configured) {
+		r = add_hotplug(m, e);
+		if (r < 0)
+			return err_wrap(e, "memory hotplug");
 	}
 	return 0;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A guest that does anything: register accesses of any width, bytes anywhere in its memory, kicks,
- * against a block device (over a memfd), the entropy device, or pmem (over the same).
+ * against a block device (over a memfd), the entropy device, pmem (over the same)
+ * or memory hotplug.
  *
  * Byte 0 chooses the device and how far an honest driver brings it first, byte 1 the features that
  * it takes; the rest is a program:
@@ -13,13 +14,16 @@
  *	0x50..0x6f  a descriptor: index (1), address kind and offset (3), len (4), flags, next
  *	0x70..0x7f  put a head into the available ring
  *	0x80..0x8f  a whole block request: type (1), sector (1), data length / 128 (1); type 0 with
- *		    its status is a flush of pmem too
+ *		    its status is a flush of pmem too. Of memory hotplug instead: type (1), block (1),
+ *		    number of blocks (1)
  *	0x90..0x9f  reset and start honestly
+ *	0xb0..0xbf  the host asks for so many blocks of memory (1)
  *	0xa0..0xaf  negotiate, set up the queue: size (2), three addresses; DRIVER_OK
  *	other	    kick
  *
  * What must hold: no crash, no leak, no endless loop; the disk never changes its size, and not its
- * contents when read-only; the status register never shows a bit that does not exist.
+ * contents when read-only; the status register never shows a bit that does not exist; the blocks that
+ * are there are those that were counted, and the parts that are mapped those that have some.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -28,6 +32,7 @@
 
 #include "tests/lib/driver.h"
 #include "virtio/block.h"
+#include "virtio/mem.h"
 #include "virtio/pmem.h"
 #include "virtio/rng.h"
 #include "vmm/base/log.h"
@@ -155,6 +160,71 @@ static void add_request(struct driver *g, struct program *in)
 	driver_add(g, 0, buf, 3);
 }
 
+/* --- memory hotplug --- */
+
+#define HOTPLUG_AT   GIB(4)
+#define HOTPLUG_PART MIB(8)
+#define HOTPLUG_SIZE MIB(1024)
+
+static bool mapped[HOTPLUG_SIZE / HOTPLUG_PART];
+
+static int map(void *arg, unsigned n, bool on)
+{
+	(void)arg;
+	must(n < ARRAY_SIZE(mapped) && mapped[n] != on, "a part is mapped once, and there");
+	mapped[n] = on;
+	return 0;
+}
+
+static struct virtio_device *new_hotplug(struct driver *g)
+{
+	const struct gmem_region region[] = {
+		{.gpa = 0, .len = DRIVER_LOW_END},
+		{.gpa = DRIVER_HIGH, .len = DRIVER_HIGH_END - DRIVER_HIGH},
+		{.gpa = HOTPLUG_AT, .len = HOTPLUG_SIZE, .block = MIB(2), .part = HOTPLUG_PART},
+	};
+	const struct mem_setup s = {.map = map};
+
+	memset(mapped, 0, sizeof(mapped));
+	gmem_finish(&g->mem);
+	must(gmem_init(&g->mem, region, ARRAY_SIZE(region), GMEM_ANON, false, NULL) == 0, "memory");
+	return mem_create(&s, &g->env, NULL);
+}
+
+static void check_hotplug(struct driver *g)
+{
+	const struct gmem_region *r = &g->mem.region[2];
+	uint64_t size = 0;
+
+	for (uint64_t off = 0; off < r->len; off += r->block)
+		size += gmem_at(&g->mem, r->gpa + off, r->block) ? r->block : 0;
+	must(size == mem_plugged(g->mmio.dev), "what is there was counted");
+	for (unsigned n = 0; n < ARRAY_SIZE(mapped); n++)
+		must(mapped[n] == gmem_any_plugged(r, n * r->part, r->part), "mapped if needed");
+}
+
+static void add_hotplug_request(struct driver *g, struct program *in)
+{
+	const struct driver_buf buf[] = {{DRIVER_HIGH, 24, false}, {DRIVER_HIGH + 32, 10, true}};
+	uint64_t request[3] = {take(in, 1) & 7};
+
+	request[1] = HOTPLUG_AT + take(in, 1) * MIB(2);
+	request[2] = take(in, 1);
+	memcpy(driver_ptr(g, DRIVER_HIGH, 24), request, 24);
+	driver_add(g, 0, buf, 2);
+}
+
+static void host_asks(struct driver *g, struct program *in)
+{
+	uint64_t bytes = take(in, 1) * MIB(2);
+
+	if (g->mmio.dev->type != VIRTIO_ID_MEM)
+		return;
+	pthread_mutex_lock(&g->lock);
+	mem_request(g->mmio.dev, bytes);
+	pthread_mutex_unlock(&g->lock);
+}
+
 static void run(struct driver *g, struct program *in, uint64_t features)
 {
 	while (in->p < in->end) {
@@ -170,12 +240,16 @@ static void run(struct driver *g, struct program *in, uint64_t features)
 			write_descriptor(g, in);
 		else if (op < 0x80)
 			driver_publish(g, 0, (uint16_t)take(in, 1));
+		else if (op < 0x90 && g->mmio.dev->type == VIRTIO_ID_MEM)
+			add_hotplug_request(g, in);
 		else if (op < 0x90)
 			add_request(g, in);
 		else if (op < 0xa0)
 			driver_start(g, features);
 		else if (op < 0xb0)
 			set_up_queue(g, in, features);
+		else if (op < 0xc0)
+			host_asks(g, in);
 		else
 			driver_kick(g, 0);
 	}
@@ -236,12 +310,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		close(cfg.fd);
 	if (block)
 		d = block_create(&cfg, &g.env, NULL);
+	else if (how & 64)
+		d = new_hotplug(&g);
 	else if (how & 4)
 		d = new_pmem(&g, disk, cfg.read_only);
 	else
 		d = rng_create(&g.env, NULL);
 	driver_attach(&g, d);
-	features = VIRTIO_F_VERSION_1 | (driver_offered(&g) & ~(take(&in, 1) << 26));
+	features = VIRTIO_F_VERSION_1 | d->required | (driver_offered(&g) & ~(take(&in, 1) << 26));
 	driver_place_queue(&g, 0, DRIVER_QUEUE_SIZE);
 	if (how & 8)
 		driver_negotiate(&g, features);
@@ -250,6 +326,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	run(&g, &in, features);
 
+	if (d->type == VIRTIO_ID_MEM)
+		check_hotplug(&g);
 	must(!(driver_read(&g, VIRTIO_MMIO_STATUS) & ~0xcfu), "the status has known bits only");
 	driver_finish(&g);
 	check_disk(disk, cfg.read_only);

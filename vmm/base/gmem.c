@@ -77,13 +77,24 @@ static uint64_t total(const struct gmem_region *region, unsigned count)
 	return size;
 }
 
-static void place(struct gmem *m, const struct gmem_region *region, uint8_t *base)
+/* The last step: on failure all is taken back. */
+static int place(struct gmem *m, const struct gmem_region *region, uint8_t *base, struct err *e)
 {
 	for (unsigned i = 0; i < m->count; i++) {
-		m->region[i] = region[i];
-		m->region[i].host = base;
-		base += region[i].len;
+		struct gmem_region *r = &m->region[i];
+
+		*r = region[i];
+		r->host = base;
+		base += r->len;
+		if (!r->block)
+			continue;
+		r->plugged = calloc((r->len / r->block + 63) / 64, sizeof(*r->plugged));
+		if (!r->plugged) {
+			gmem_finish(m);
+			return err_set(e, ENOMEM, "out of memory for a bitmap of blocks");
+		}
 	}
+	return 0;
 }
 
 int gmem_init(struct gmem *m, const struct gmem_region *region, unsigned count,
@@ -107,8 +118,7 @@ int gmem_init(struct gmem *m, const struct gmem_region *region, unsigned count,
 	/* Only a hint: without it the guest runs on small pages. */
 	if (thp)
 		madvise(base, size, MADV_HUGEPAGE);
-	place(m, region, base);
-	return 0;
+	return place(m, region, base, e);
 }
 
 int gmem_init_file(struct gmem *m, const struct gmem_region *region, unsigned count, int fd,
@@ -131,8 +141,7 @@ int gmem_init_file(struct gmem *m, const struct gmem_region *region, unsigned co
 		fd_close(&m->fd);
 		return err_sys(e, "map %llu MiB of guest memory", (unsigned long long)(size >> 20));
 	}
-	place(m, region, m->map);
-	return 0;
+	return place(m, region, m->map, e);
 }
 
 static int map_over(uint8_t *host, uint64_t len, int flags, int fd, struct err *e)
@@ -194,12 +203,57 @@ void gmem_finish(struct gmem *m)
 {
 	if (!m->map)
 		return;
+	for (unsigned i = 0; i < m->count; i++)
+		free(m->region[i].plugged);
 	for (unsigned i = m->count; i < m->all; i++)
 		munmap(m->region[i].map, m->region[i].map_len);
 	munmap(m->map, m->map_len);
 	fd_close(&m->fd);
 	free(m->dirty);
 	*m = (struct gmem){.fd = -1};
+}
+
+/* --- blocks --- */
+
+const struct gmem_region *gmem_hotplug(const struct gmem *m)
+{
+	const struct gmem_region *last = m->count ? &m->region[m->count - 1] : NULL;
+
+	return last && last->block ? last : NULL;
+}
+
+static bool is_plugged(const struct gmem_region *r, uint64_t block)
+{
+	return atomic_load_explicit(&r->plugged[block / 64], memory_order_relaxed) >> (block % 64) &
+	       1;
+}
+
+bool gmem_all_plugged(const struct gmem_region *r, uint64_t off, uint64_t len)
+{
+	for (uint64_t b = off / r->block; b <= (off + len - 1) / r->block; b++)
+		if (!is_plugged(r, b))
+			return false;
+	return true;
+}
+
+bool gmem_any_plugged(const struct gmem_region *r, uint64_t off, uint64_t len)
+{
+	for (uint64_t b = off / r->block; b <= (off + len - 1) / r->block; b++)
+		if (is_plugged(r, b))
+			return true;
+	return false;
+}
+
+void gmem_set_plugged(const struct gmem_region *r, uint64_t off, uint64_t len, bool on)
+{
+	for (uint64_t b = off / r->block; b <= (off + len - 1) / r->block; b++) {
+		uint64_t bit = 1ull << (b % 64);
+
+		if (on)
+			atomic_fetch_or(&r->plugged[b / 64], bit);
+		else
+			atomic_fetch_and(&r->plugged[b / 64], ~bit);
+	}
 }
 
 int64_t gmem_discard(const struct gmem *m, void *host, uint64_t len)

@@ -8,8 +8,10 @@
  * crosses two regions.
  *
  * The guest writes to this memory while we read it: copy once, judge the copy, use the copy.
- * The struct is immutable after gmem_init(), gmem_add_file() and gmem_track(); every thread may call
- * gmem_at() and the accessors.
+ * A region of RAM may come and go in blocks (virtio/mem.h): gmem_at() knows which of them are there.
+ *
+ * The struct is immutable after gmem_init(), gmem_add_file() and gmem_track(), but for that; every
+ * thread may call gmem_at() and the accessors.
  */
 #pragma once
 
@@ -42,9 +44,15 @@ struct gmem_region {
 	gpa_t gpa;
 	uint64_t len; /* bytes, a multiple of the page size, not 0 */
 	uint8_t *host;
-	uint64_t file_len; /* bytes of it that are a file's */
-	bool read_only;	   /* of a file: the guest must not write */
-	void *map;	   /* of a file: its own reservation, alignment slack included */
+	/*
+	 * Of RAM that comes and goes: bytes of a block, a power of two, and of a part, the blocks that
+	 * are one memory slot; both divide the region. 0: it is there. One region can be such, the last.
+	 */
+	uint64_t block, part;
+	_Atomic uint64_t *plugged; /* a bit for each block; owned by the gmem */
+	uint64_t file_len;	   /* bytes of it that are a file's */
+	bool read_only;		   /* of a file: the guest must not write */
+	void *map;		   /* of a file: its own reservation, alignment slack included */
 	size_t map_len;
 };
 
@@ -64,8 +72,8 @@ struct gmem {
 };
 
 /*
- * Maps memory for `count` regions whose gpa and len the caller has filled in ascending order
- * without overlap; sets their host pointers. Pages come zeroed and are not touched. The mapping
+ * Maps memory for `count` regions whose gpa and len (block, part) the caller has filled in ascending
+ * order without overlap; sets their host pointers. Of one with blocks none is there at first. Pages come zeroed and are not touched. The mapping
  * is aligned so that a 2 MiB aligned GPA is 2 MiB aligned in the host too. `thp` asks for
  * transparent huge pages. 0, or -errno with `e` filled; then `m` needs no finish.
  */
@@ -109,14 +117,27 @@ static inline void gmem_mark(const struct gmem *m, gpa_t gpa, uint64_t len)
 		gmem_mark_tracked(m, gpa, len);
 }
 
+/* --- blocks; `off` is within the region, and a block's first byte where it matters --- */
+
+/* The region of blocks, or NULL. */
+const struct gmem_region *gmem_hotplug(const struct gmem *m);
+/* Whether all blocks that [off, off + len) touches are there; or any of them. len is not 0. */
+bool gmem_all_plugged(const struct gmem_region *r, uint64_t off, uint64_t len);
+bool gmem_any_plugged(const struct gmem_region *r, uint64_t off, uint64_t len);
+/* Main thread. What has a pointer into them keeps it: the mapping stays. */
+void gmem_set_plugged(const struct gmem_region *r, uint64_t off, uint64_t len, bool on);
+
 /* Pointer to [gpa, gpa + len), or NULL unless all of it is guest memory. len 0 is NULL. */
 static inline void *gmem_at(const struct gmem *m, gpa_t gpa, uint64_t len)
 {
 	for (unsigned i = 0; i < m->all; i++) {
 		const struct gmem_region *r = &m->region[i];
 
-		if (gpa >= r->gpa && len && range_within(gpa - r->gpa, len, r->len))
-			return r->host + (gpa - r->gpa);
+		if (gpa < r->gpa || !len || !range_within(gpa - r->gpa, len, r->len))
+			continue;
+		if (__builtin_expect(r->block != 0, 0) && !gmem_all_plugged(r, gpa - r->gpa, len))
+			return NULL;
+		return r->host + (gpa - r->gpa);
 	}
 	return NULL;
 }

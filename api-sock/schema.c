@@ -409,6 +409,12 @@ static const struct body_field drive_override_fields[] = {
 };
 SCHEMA(schema_drive_override, "DriveOverride", drive_override_fields);
 
+static const struct body_field pmem_override_fields[] = {
+	{"id", BODY_ID, BODY_REQUIRED, AT(struct pmem_override, id)},
+	{"path_on_host", BODY_TEXT, BODY_REQUIRED, AT(struct pmem_override, path_on_host)},
+};
+SCHEMA(schema_pmem_override, "PmemOverride", pmem_override_fields);
+
 static const struct body_field vsock_override_fields[] = {
 	{"uds_path", BODY_STRING, BODY_REQUIRED, AT(struct vsock_override, uds_path)},
 };
@@ -441,6 +447,9 @@ static const struct body_field snapshot_load_fields[] = {
 	{"drive_overrides", BODY_LIST, 0, AT(struct snapshot_load_request, drives),
 	 .max = CONFIG_DRIVES_MAX, .body = &schema_drive_override,
 	 .item = sizeof(struct drive_override)},
+	{"pmem_overrides", BODY_LIST, 0, AT(struct snapshot_load_request, pmems),
+	 .max = PMEMCONFIG_MAX, .body = &schema_pmem_override,
+	 .item = sizeof(struct pmem_override)},
 	{"vsock_override", BODY_OBJECT, 0, AT(struct snapshot_load_request, vsock),
 	 .body = &schema_vsock_override},
 };

@@ -44,6 +44,10 @@ struct network_override { /* one of the three */
 	char passt_socket[108]; /* (+) */
 	uint64_t tap_fd;	/* (+) 0: none */
 };
+struct pmem_override { /* (+) */
+	char id[PMEMCONFIG_ID_MAX + 1];
+	char path_on_host[4096];
+};
 struct drive_override { /* (+) at least one of the two */
 	char drive_id[CONFIG_ID_MAX + 1];
 	char path_on_host[4096];
@@ -62,6 +66,7 @@ struct snapshot_load_request {
 	enum snapshot_pages huge_pages;
 	struct vector networks; /* struct network_override */
 	struct vector drives;	/* struct drive_override */
+	struct vector pmems;	/* struct pmem_override */
 	struct vsock_override vsock;
 };
 
@@ -124,6 +129,7 @@ extern const struct body schema_net_policy;	      /* struct net_policy_config */
 extern const struct body schema_net_rewrite;	      /* struct net_rewrite_config */
 extern const struct body schema_net_update;	      /* struct net_update */
 extern const struct body schema_drive_override;
+extern const struct body schema_pmem_override;
 extern const struct body schema_memory_backend;
 extern const struct body schema_network_override;
 extern const struct body schema_snapshot_create; /* struct snapshot_create_request */

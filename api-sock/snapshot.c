@@ -164,10 +164,21 @@ static int override_drive(const struct drive_override *d, json_t *root, struct e
 	return 0;
 }
 
+static int override_pmem(const struct pmem_override *p, json_t *root, struct err *e)
+{
+	json_t *item = find_item(json_object_get(root, "pmem"), "id", p->id);
+
+	if (!item)
+		return err_set(e, EINVAL, "pmem_overrides: no pmem device '%s'", p->id);
+	set_text(item, "path_on_host", p->path_on_host);
+	return 0;
+}
+
 static int apply_overrides(const struct snapshot_load_request *req, json_t *root, struct err *e)
 {
 	const struct network_override *n = req->networks.item;
 	const struct drive_override *d = req->drives.item;
+	const struct pmem_override *p = req->pmems.item;
 	json_t *vsock = json_object_get(root, "vsock");
 	int r = 0;
 
@@ -175,6 +186,8 @@ static int apply_overrides(const struct snapshot_load_request *req, json_t *root
 		r = override_network(&n[i], root, e);
 	for (unsigned i = 0; r == 0 && i < req->drives.count; i++)
 		r = override_drive(&d[i], root, e);
+	for (unsigned i = 0; r == 0 && i < req->pmems.count; i++)
+		r = override_pmem(&p[i], root, e);
 	if (r < 0 || !req->vsock.uds_path)
 		return r;
 	if (!json_is_object(vsock))
@@ -266,6 +279,7 @@ static void finish_request(struct snapshot_load_request *req)
 	free(req->mem_file_path);
 	free(req->networks.item);
 	free(req->drives.item);
+	free(req->pmems.item);
 	free(req->vsock.uds_path);
 }
 

@@ -673,6 +673,7 @@ Test(route, openapi_describes_the_field_tables)
 		&schema_memory_backend,
 		&schema_network_override,
 		&schema_drive_override,
+		&schema_pmem_override,
 		&schema_vsock_override,
 		&schema_bucket,
 		&schema_limiter,

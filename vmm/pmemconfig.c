@@ -56,11 +56,22 @@ static bool same_file(int a, int b)
 	       sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
 }
 
-/* The lock that the one with this id has on the same file is given up for the new one. */
-static int lock(const struct pmem_config *p, const struct pmem_config *old, struct err *e)
+/*
+ * The lock that the one with this id has on the same file is given up for the new one. When a snapshot
+ * is loaded, one that is in use is only warned of, as with drives (vmm/drive.c).
+ */
+static int lock(const struct config *c, const struct pmem_config *p, const struct pmem_config *old,
+		struct err *e)
 {
 	bool again = old && same_file(old->fd, p->fd);
 
+	if (c->loading) {
+		if (flock(p->fd, (p->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0)
+			log_warn("pmem '%s': '%s' is in use by another microVM, and only one of "
+				 "them may go on: see pmem_overrides",
+				 p->id, p->path_on_host);
+		return 0;
+	}
 	if (again)
 		flock(old->fd, LOCK_UN);
 	if (fd_lock(p->fd, !p->read_only) == 0)
@@ -71,7 +82,8 @@ static int lock(const struct pmem_config *p, const struct pmem_config *old, stru
 		       p->path_on_host);
 }
 
-static int open_file(struct pmem_config *p, const struct pmem_config *old, struct err *e)
+static int open_file(const struct config *c, struct pmem_config *p, const struct pmem_config *old,
+		     struct err *e)
 {
 	int64_t size;
 
@@ -89,7 +101,7 @@ static int open_file(struct pmem_config *p, const struct pmem_config *old, struc
 			"pmem file '%s': what the guest writes behind its last %lld bytes, up to a "
 			"whole page, is lost",
 			p->path_on_host, (long long)(size % GMEM_PAGE));
-	return lock(p, old, e);
+	return lock(c, p, old, e);
 }
 
 /* Moves pmem[i] to the front and keeps the order of the others. */
@@ -111,7 +123,7 @@ int config_set_pmem(struct config *c, struct pmem_config *piece, struct err *e)
 		return r;
 	if (!piece->path_on_host)
 		return err_set(e, EINVAL, "path_on_host: missing");
-	if (open_file(piece, old, e) < 0)
+	if (open_file(c, piece, old, e) < 0)
 		return err_wrap(e, "path_on_host");
 	if (old)
 		pmem_config_finish(old);

@@ -138,6 +138,21 @@ Test(pmemconfig, a_file_in_use)
 	close(other);
 }
 
+/* The microVM that a snapshot is of may still have it. */
+Test(pmemconfig, a_file_in_use_when_a_snapshot_is_loaded)
+{
+	int other = open(scratch_path(&s, "one"), O_RDONLY | O_CLOEXEC);
+
+	cr_assert_eq(flock(other, LOCK_EX | LOCK_NB), 0);
+	c.loading = true;
+	cr_expect_eq(set("a", "one", false, false), 0, "%s", e.msg);
+	close(other);
+	cr_expect_eq(set("b", "two", false, false), 0, "%s", e.msg);
+	other = open(scratch_path(&s, "two"), O_RDONLY | O_CLOEXEC);
+	cr_expect_lt(flock(other, LOCK_SH | LOCK_NB), 0, "locked when it is free");
+	close(other);
+}
+
 static const struct gmem_region ram[] = {{.gpa = 0, .len = MIB(2)}};
 
 Test(pmemconfig, above_ram_in_their_order)

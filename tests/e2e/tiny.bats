@@ -43,6 +43,20 @@ tiny() { # tiny GUEST [JQ]
 	[ "$output" = "$(printf '%s\n' 00000000 00000014 000000ff 74726976 00000002 00000004 ffffffff)" ]
 }
 
+@test "a file in memory is written, one that is read-only is not" {
+	local rw ro
+	rw=$(mktemp) ro=$(mktemp)
+	printf 'old!' | tee "$rw" >"$ro"
+	truncate -s 8192 "$rw" "$ro"
+	tiny pmem ".pmem = [{id: \"a\", path_on_host: \"$rw\"}, {id: \"b\", path_on_host: \"$ro\", read_only: true}]"
+	ends_with 0
+	run grep -xE '[0-9a-f]{8}' "$VM_DIR/out"
+	[ "$output" = "$(printf '%s\n' 21646c6f 21646c6f 64636261 21646c6f 64636261)" ]
+	[ "$(head -c 4 "$rw")$(head -c 4 "$ro")" = "abcdold!" ]
+	[ "$(stat -c %s "$rw")" = 8192 ]
+	rm "$rw" "$ro"
+}
+
 @test "the boot timer logs the time since the start" {
 	tiny timer . --boot-timer
 	ends_with 0

@@ -352,3 +352,38 @@ Test(gmem, a_file_is_neither_tracked_nor_discarded)
 	gmem_finish(&m);
 	close(fd);
 }
+
+/* --- blocks --- */
+
+Test(gmem, memory_that_comes_and_goes)
+{
+	const struct gmem_region r[] = {
+		{.gpa = 0, .len = MIB(4)},
+		{.gpa = GIB(4), .len = MIB(256), .block = MIB(2), .part = MIB(128)},
+	};
+	const struct gmem_region *blocks;
+	struct gmem m;
+
+	cr_assert_eq(gmem_init(&m, r, 2, GMEM_ANON, false, NULL), 0);
+	blocks = gmem_hotplug(&m);
+	cr_assert_eq(blocks, &m.region[1]);
+	cr_expect_eq(gmem_size(&m), MIB(260));
+	cr_expect_null(gmem_at(&m, GIB(4), 1));
+	cr_expect_not_null(gmem_at(&m, 0, MIB(4)));
+	gmem_set_plugged(blocks, MIB(126), MIB(4), true);
+	cr_expect(gmem_all_plugged(blocks, MIB(126), MIB(4)));
+	cr_expect_not(gmem_all_plugged(blocks, MIB(126) - 1, 2));
+	cr_expect(gmem_any_plugged(blocks, MIB(126) - 1, 2));
+	cr_expect_not(gmem_any_plugged(blocks, 0, MIB(126)));
+	cr_expect_not(gmem_any_plugged(blocks, MIB(130), MIB(126)));
+	cr_expect_eq(gmem_at(&m, GIB(4) + MIB(126), MIB(4)), blocks->host + MIB(126));
+	cr_expect_null(gmem_at(&m, GIB(4) + MIB(126), MIB(4) + 1));
+	cr_expect_eq(gmem_write(&m, GIB(4) + MIB(128) - 1, "ab", 2), 0);
+	gmem_set_plugged(blocks, MIB(126), MIB(2), false);
+	cr_expect_eq(gmem_write(&m, GIB(4) + MIB(128) - 1, "ab", 2), -EFAULT);
+	cr_expect_eq(gmem_write(&m, GIB(4) + MIB(128), "a", 1), 0);
+	gmem_finish(&m);
+	cr_assert_eq(gmem_init(&m, r, 1, GMEM_ANON, false, NULL), 0);
+	cr_expect_null(gmem_hotplug(&m));
+	gmem_finish(&m);
+}

@@ -7,8 +7,9 @@
  * The region lies above RAM (vmm/layout.h) and behind it in the host's mapping, where nothing is
  * there until the guest has plugged and touched it. So snapshots and the dirty log see one more
  * region of RAM, of which most is a hole. Nothing is mapped PROT_NONE: KVM has no memory slot
- * over a part without a plugged block, devices have gmem_at(), and an mprotect() for each part would be
- * a system call that the filters do without.
+ * over a part without a plugged block, and devices have gmem_at(). An mprotect() for each part would be
+ * a system call that the filters do without, and a guest that unplugs the memory of a ring would end
+ * its monitor.
  */
 #pragma once
 

@@ -7,8 +7,8 @@
 
 #include <jansson.h>
 
-#include "api-sock/http.h"
 #include "snapshot/snapshot.h"
+#include "vmm/http.h"
 #include "vmm/metrics.h"
 #include "vmm/vm.h"
 

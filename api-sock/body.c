@@ -454,33 +454,3 @@ json_t *body_print(const struct body *b, const void *in)
 	}
 	return json;
 }
-
-/* Length of the valid UTF-8 sequence at `s`, or 0. */
-static size_t utf8_length(const unsigned char *s)
-{
-	size_t len = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
-
-	if (s[0] > 0xf4)
-		return 0;
-	for (size_t i = 1; i < len; i++)
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-	/* Overlong forms, surrogates and what lies beyond U+10FFFF. */
-	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
-	    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
-		return 0;
-	return len;
-}
-
-void body_clean_text(char *s)
-{
-	while (*s) {
-		size_t len = utf8_length((unsigned char *)s);
-
-		if (len == 0 || (unsigned char)*s < ' ' || *s == 0x7f) {
-			*s = '?';
-			len = 1;
-		}
-		s += len;
-	}
-}

@@ -76,6 +76,3 @@ json_t *body_print(const struct body *b, const void *in);
 
 /* Whether `id` may name a resource; says why not. */
 int body_check_id(const char *id, size_t max_len, struct err *e);
-
-/* Makes `s` one line of valid UTF-8: '?' for control characters and broken sequences. */
-void body_clean_text(char *s);

@@ -165,7 +165,7 @@ static void warn_unknown(json_t *root)
 			cleanup_free char *name = strdup(key);
 
 			if (name)
-				body_clean_text(name);
+				err_clean_text(name);
 			log_warn("config file: unknown key '%.64s' is ignored", name ? name : "");
 		}
 	}

@@ -215,8 +215,8 @@ static void respond_error(struct http_response *resp, const struct http_request 
 		 call->bad_body ? "." : "");
 	http_respond_fault(resp, 400, text);
 	snprintf(target, sizeof(target), "%.95s", req->target);
-	body_clean_text(target);
-	body_clean_text(text);
+	err_clean_text(target);
+	err_clean_text(text);
 	log_warn("API: %s %s: %s", req->method, target, text);
 }
 

@@ -9,7 +9,7 @@
 
 #include "api-sock/action.h"
 #include "api-sock/body.h"
-#include "api-sock/http.h"
+#include "vmm/http.h"
 
 struct route {
 	enum http_verb verb;

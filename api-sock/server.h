@@ -10,8 +10,8 @@
  */
 #pragma once
 
-#include "api-sock/http.h"
 #include "vmm/base/loop.h"
+#include "vmm/http.h"
 
 #define SERVER_CONNECTIONS_MAX 16 /* one more is answered 503 */
 #define SERVER_STREAMS_MAX     8  /* of them, with an answer that goes on; one more: 503 */

@@ -225,31 +225,3 @@ Test(body, prints_what_it_read)
 	json_decref(json);
 	cr_expect_str_eq(printed, text);
 }
-
-Test(body, clean_text)
-{
-	static const char *const pairs[][2] = {
-		{"plain", "plain"},
-		{"a\nb\tc\x7f", "a?b?c?"},
-		{"gr\xc3\xbc\xc3\x9f", "gr\xc3\xbc\xc3\x9f"},
-		{"\xf0\x9f\x8d\x84", "\xf0\x9f\x8d\x84"},
-		{"cut \xc3", "cut ?"},
-		{"cut \xe2\x82", "cut ??"},
-		{"\xff\xfe", "??"},
-		{"\xc0\xaf", "??"},	      /* overlong '/' */
-		{"\xed\xa0\x80", "???"},      /* a surrogate */
-		{"\xf4\x90\x80\x80", "????"}, /* beyond U+10FFFF */
-		{"\x80"
-		 "a",
-		 "?a"},
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(pairs); i++) {
-		char buf[16];
-
-		snprintf(buf, sizeof(buf), "%s", pairs[i][0]);
-		body_clean_text(buf);
-		cr_expect_str_eq(buf, pairs[i][1]);
-		json_decref(json_string(buf));
-	}
-}

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "api-sock/http.h"
+#include "vmm/http.h"
 
 #define MAX_BODY 64
 
@@ -236,9 +236,39 @@ Test(http, partial_means_some_bytes_of_a_request)
 	http_destroy(NULL);
 }
 
+Test(http, keeps_the_headers_it_is_told_to)
+{
+	static const char *const names[] = {"X-Token", "Accept", "X-None", NULL};
+	static const char text[] =
+		"GET /a HTTP/1.1\r\nX-Tokens: no\r\nx-toKEN: yes\r\nX-Tok: no\r\n"
+		"X-Token: second\r\nAccept: ";
+	char all[512], cut[HTTP_VALUE_MAX + 1];
+	size_t used, len;
+
+	memset(cut, 'c', HTTP_VALUE_MAX);
+	cut[HTTP_VALUE_MAX] = '\0';
+	len = (size_t)snprintf(all, sizeof(all), "%s%sccc\r\n\r\n", text, cut);
+	for (size_t step = 1; step <= len; step++) {
+		struct http_reader *h = http_create(MAX_BODY);
+		enum http_event ev = HTTP_MORE;
+
+		http_keep(h, names);
+		for (size_t at = 0; at < len; at += used)
+			ev = http_feed(h, all + at, MIN(step, len - at), &used);
+		cr_assert_eq(ev, HTTP_READY);
+		cr_assert_str_eq(http_kept(h, 0), "yes");
+		cr_assert_str_eq(http_kept(h, 1), cut);
+		cr_assert_null(http_kept(h, 2));
+		http_next(h);
+		cr_assert_null(http_kept(h, 0));
+		http_destroy(h);
+	}
+}
+
 Test(http, print)
 {
 	struct http_response r = {.status = 204, .keep_alive = true};
+	struct http_response more = {.status = 405, .extra = "Allow: GET\r\n"};
 	size_t len;
 	char *text = http_print(&r, &len);
 
@@ -258,5 +288,9 @@ Test(http, print)
 	r.no_body = true;
 	text = http_print(&r, &len);
 	cr_expect_str_eq(strstr(text, "Content-Length"), "Content-Length: 21\r\n\r\n");
+	free(text);
+	text = http_print(&more, &len);
+	cr_expect_str_eq(strstr(text, "Connection"),
+			 "Connection: close\r\nAllow: GET\r\nContent-Length: 0\r\n\r\n");
 	free(text);
 }

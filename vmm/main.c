@@ -47,7 +47,7 @@ static int complain(const struct err *e, int code)
 	char line[sizeof(e->msg) + 16];
 	int n = snprintf(line, sizeof(line) - 1, "spore: %s", e->msg);
 
-	body_clean_text(line);
+	err_clean_text(line);
 	line[n] = '\n';
 	/* Not dprintf(): it seeks first, which the system call filter forbids. */
 	fd_write_full(STDERR_FILENO, line, (size_t)n + 1);

@@ -27,3 +27,6 @@ int err_sys(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* Puts "<text>: " before the message that `e` has. Returns -e->code. */
 int err_wrap(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* Makes `s` one line of valid UTF-8: '?' for control characters and broken sequences. */
+void err_clean_text(char *s);

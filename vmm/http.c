@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define _GNU_SOURCE
-#include "api-sock/http.h"
+#include "vmm/http.h"
 
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
-
-#include "api-sock/body.h"
 
 #ifdef SPORE_LLHTTP
 #include <llhttp.h>
@@ -27,11 +25,13 @@ struct http_reader {
 	char *body;
 	size_t body_cap;
 	size_t target_len;
-	/* The header being read: its length so far, and enough of it to know "Expect". */
+	/* The header being read: its length so far, and as much of it as somebody looks at. */
 	unsigned headers;
 	bool in_value;
 	size_t name_len, value_len;
-	char name[8], value[16];
+	char name[HTTP_NAME_MAX], value[HTTP_VALUE_MAX];
+	const char *const *wanted; /* names of headers to keep, up to a NULL; or NULL */
+	char *kept[HTTP_KEEP_MAX]; /* their values; NULL: the request does not have it */
 	bool partial, complete, wants_continue;
 	int status;	    /* of a refusal of ours; 0: none */
 	const char *reason; /* of it; 413 needs none */
@@ -155,12 +155,33 @@ static void keep(char *buf, size_t size, size_t *len, const char *at, size_t n)
 	*len += n;
 }
 
+static bool is_named(const struct http_reader *h, const char *name)
+{
+	return h->name_len == strlen(name) && h->name_len <= sizeof(h->name) &&
+	       strncasecmp(h->name, name, h->name_len) == 0;
+}
+
+/* Of several of the same name, the first. */
+static int keep_value(struct http_reader *h)
+{
+	for (unsigned i = 0; h->wanted && h->wanted[i]; i++) {
+		if (h->kept[i] || !is_named(h, h->wanted[i]))
+			continue;
+		h->kept[i] = strndup(h->value, MIN(h->value_len, sizeof(h->value)));
+		if (!h->kept[i])
+			return refuse(h, 500, "Out of memory.");
+	}
+	return 0;
+}
+
 static int end_header(struct http_reader *h)
 {
-	bool is_expect = h->name_len == 6 && strncasecmp(h->name, "Expect", 6) == 0;
+	bool is_expect = is_named(h, "Expect");
 
 	if (is_expect && (h->value_len < 12 || strncasecmp(h->value, "100-continue", 12) != 0))
 		return refuse(h, 417, "Only 100-continue can be expected.");
+	if (keep_value(h) < 0)
+		return -1;
 	h->wants_continue |= is_expect;
 	h->in_value = false;
 	h->name_len = h->value_len = 0;
@@ -282,10 +303,28 @@ struct http_reader *http_create(size_t max_body)
 	return h;
 }
 
+void http_keep(struct http_reader *h, const char *const *names)
+{
+	h->wanted = names;
+}
+
+const char *http_kept(const struct http_reader *h, unsigned i)
+{
+	return h->kept[i];
+}
+
+static void drop_kept(struct http_reader *h)
+{
+	for (unsigned i = 0; i < HTTP_KEEP_MAX; i++)
+		free(TAKE(h->kept[i]));
+}
+
 void http_destroy(struct http_reader *h)
 {
-	if (h)
-		free(h->body);
+	if (!h)
+		return;
+	drop_kept(h);
+	free(h->body);
 	free(h);
 }
 
@@ -310,6 +349,7 @@ void http_next(struct http_reader *h)
 	h->req = (struct http_request){0};
 	/* One large body must not stay for the life of an idle connection. */
 	free(TAKE(h->body));
+	drop_kept(h);
 	h->body_cap = 0;
 	h->target_len = 0;
 	h->headers = 0;
@@ -350,7 +390,7 @@ void http_respond_fault(struct http_response *r, int status, const char *message
 	json_t *json;
 
 	if (text)
-		body_clean_text(text);
+		err_clean_text(text);
 	json = json_pack("{s:s}", "fault_message", text ? text : "Out of memory.");
 	free(r->body);
 	r->status = status;
@@ -367,11 +407,15 @@ static const char *status_text(int status)
 		{200, "OK"},
 		{204, "No Content"},
 		{400, "Bad Request"},
+		{401, "Unauthorized"},
 		{403, "Forbidden"},
+		{404, "Not Found"},
+		{405, "Method Not Allowed"},
 		{408, "Request Timeout"},
 		{413, "Content Too Large"},
 		{417, "Expectation Failed"},
 		{500, "Internal Server Error"},
+		{501, "Not Implemented"},
 		{503, "Service Unavailable"},
 	};
 
@@ -406,9 +450,9 @@ char *http_print(struct http_response *r, size_t *len)
 	print_entity(r, entity, sizeof(entity));
 	r->body = NULL;
 	n = asprintf(&out,
-		     "HTTP/1.1 %d %s\r\nServer: Firecracker API\r\nConnection: %s\r\n%s%s\r\n%s",
+		     "HTTP/1.1 %d %s\r\nServer: Firecracker API\r\nConnection: %s\r\n%s%s%s\r\n%s",
 		     r->status, status_text(r->status), r->keep_alive ? "keep-alive" : "close",
-		     r->deprecated ? "Deprecation: true\r\n" : "", entity,
+		     r->deprecated ? "Deprecation: true\r\n" : "", r->extra, entity,
 		     body && !r->no_body ? body : "");
 	*len = n < 0 ? 0 : (size_t)n;
 	return n < 0 ? NULL : out;

@@ -14,6 +14,10 @@
 #define HTTP_HEADER_MAX	 1024 /* bytes of one header's name and value */
 #define HTTP_HEADERS_MAX 64   /* headers and trailers of one request */
 
+#define HTTP_KEEP_MAX  8   /* headers that a reader keeps */
+#define HTTP_NAME_MAX  48  /* of those: bytes of a name */
+#define HTTP_VALUE_MAX 160 /* and of a value; what is behind it is cut off */
+
 enum http_verb { HTTP_VERB_OTHER, HTTP_VERB_GET, HTTP_VERB_PUT, HTTP_VERB_PATCH, HTTP_VERB_DELETE };
 
 struct http_request {
@@ -42,6 +46,7 @@ struct http_response {
 	const char *type; /* of the body; NULL: JSON. Static */
 	/* Instead of a body; borrowed for the life of the server. NULL: none. */
 	const struct http_stream *stream;
+	char extra[80];	 /* header lines with their ends, or "" */
 	bool chunked;	 /* of `stream`: in chunked transfer coding */
 	bool deprecated; /* adds "Deprecation: true" */
 	bool no_body;	 /* the answer to HEAD: headers as if `body` followed */
@@ -59,6 +64,11 @@ struct http_reader;
 /* Bodies over `max_body` bytes are refused with 413. NULL when out of memory. */
 struct http_reader *http_create(size_t max_body);
 void http_destroy(struct http_reader *h);
+
+/* Keeps the values of these headers of each request: up to HTTP_KEEP_MAX names, borrowed, then NULL. */
+void http_keep(struct http_reader *h, const char *const *names);
+/* What the request that is ready has for names[i]; NULL: nothing. Valid until http_next(). */
+const char *http_kept(const struct http_reader *h, unsigned i);
 
 /* Feeds `len` bytes; *used says how many of them belong to the request that is now ready. */
 enum http_event http_feed(struct http_reader *h, const char *buf, size_t len, size_t *used);

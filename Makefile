@@ -33,7 +33,15 @@ SRC_FUZZ  := $(wildcard tests/fuzz/fuzz_*.c)
 SRC_BENCH := $(wildcard tests/bench/*.c)
 GUESTS    := $(patsubst tests/guest/%.S,$(B)/guest/%.elf,$(wildcard tests/guest/*.S))
 FORMATTED := $(wildcard vmm/base/*.[ch] virtio/*.[ch] vmm/*.[ch] snapshot/*.[ch] api-sock/*.[ch] \
+	virtio/lwip/*.h virtio/lwip/arch/*.h \
 	jailer/*.[ch] tests/*.[ch] tests/lib/*.[ch] tests/attack/*.[ch] tests/fuzz/*.[ch] tests/bench/*.[ch])
+
+# lwIP, from Debian's source package: what TCP over IPv4 needs of it, and the one file that uses it.
+LWIP      := $(B)/lwip
+SRC_LWIP  := $(addprefix lwip/,def inet_chksum init ip mem memp netif pbuf tcp tcp_in tcp_out \
+	ipv4/ip4 ipv4/ip4_addr)
+HDR_LWIP  := $(wildcard virtio/lwip/*.h virtio/lwip/arch/*.h)
+USES_LWIP := virtio/mmdsnet
 
 # --- flags ---
 
@@ -46,6 +54,7 @@ CFL  := -std=gnu17 -g $(WARN)
 # Asked for in the recipes, since the packages may be installed by this very run.
 HTTP_CPP = $(shell pkg-config --exists libllhttp 2>/dev/null && echo -DSPORE_LLHTTP)
 HTTP_LIB = $(shell pkg-config --exists libllhttp 2>/dev/null && echo -lllhttp || echo -lhttp_parser)
+LWIP_CPP := -isystem $(LWIP)/src/include -isystem virtio/lwip
 LIBS     = -ljansson $(HTTP_LIB) -luring -lxxhash -lpthread
 
 HARDEN_C := -O2 -fPIE -fstack-protector-strong -D_FORTIFY_SOURCE=2 -fcf-protection \
@@ -67,21 +76,34 @@ $(B)/.packages: tools/install-packages
 # --- objects: one rule for each variant ---
 # $(1) directory, $(2) compiler, $(3) flags
 
+$(LWIP)/.done: tools/fetch-lwip | $(DEPS)
+	@tools/fetch-lwip $(LWIP)
+	@touch $@
+
 define VARIANT
 $(1)/%.o: %.c | $(DEPS)
 	@mkdir -p $$(@D)
 	@echo "  CC $$@"
-	@$(2) $(CFL) $(3) $(CPP) $$(HTTP_CPP) -c $$< -o $$@
+	@$(2) $(CFL) $(3) $$(CPP) $$(HTTP_CPP) -c $$< -o $$@
+
+$(USES_LWIP:%=$(1)/%.o): CPP += $(LWIP_CPP)
+$(USES_LWIP:%=$(1)/%.o): $(HDR_LWIP) | $(LWIP)/.done
+
+$(1)/lwip/%.o: $(LWIP)/.done $(HDR_LWIP)
+	@mkdir -p $$(@D)
+	@echo "  CC $$@"
+	@$(2) -std=gnu17 -g -w $(3) $(if $(findstring sanitize,$(3)),,-Os) $(LWIP_CPP) \
+		-c $(LWIP)/src/core/$$*.c -o $$@
 endef
 
 $(eval $(call VARIANT,$(B)/obj,$(CC),$(HARDEN_C)))
 $(eval $(call VARIANT,$(B)/asan,$(CC),$(SAN)))
 $(eval $(call VARIANT,$(B)/fuzzobj,$(CLANG),$(FUZZ)))
 
-OBJ      := $(patsubst %.c,$(B)/obj/%.o,$(SRC) $(SRC_GEN))
-LIB_OBJ  := $(SRC_LIB:%.c=$(B)/obj/%.o)
-ASAN_OBJ := $(patsubst %.c,$(B)/asan/%.o,$(SRC) $(SRC_GEN))
-ASAN_LIB := $(SRC_LIB:%.c=$(B)/asan/%.o)
+OBJ      := $(patsubst %.c,$(B)/obj/%.o,$(SRC) $(SRC_GEN)) $(SRC_LWIP:%=$(B)/obj/%.o)
+LIB_OBJ  := $(patsubst %.c,$(B)/obj/%.o,$(SRC_LIB)) $(SRC_LWIP:%=$(B)/obj/%.o)
+ASAN_OBJ := $(patsubst %.c,$(B)/asan/%.o,$(SRC) $(SRC_GEN)) $(SRC_LWIP:%=$(B)/asan/%.o)
+ASAN_LIB := $(patsubst %.c,$(B)/asan/%.o,$(SRC_LIB)) $(SRC_LWIP:%=$(B)/asan/%.o)
 
 # --- seccomp filters: from the table to BPF, when spore is built ---
 
@@ -175,6 +197,7 @@ FUZZ_SECONDS ?= 60
 FUZZERS := $(SRC_FUZZ:tests/fuzz/%.c=$(B)/fuzz/%)
 
 $(B)/fuzz/%: $(B)/fuzzobj/tests/fuzz/%.o $(SRC_LIB:%.c=$(B)/fuzzobj/%.o) \
+		$(SRC_LWIP:%=$(B)/fuzzobj/%.o) \
 		$(patsubst %.c,$(B)/fuzzobj/%.o,$(wildcard tests/lib/*.c))
 	@mkdir -p $(@D)
 	@echo "  LD $@"
@@ -199,9 +222,9 @@ format: | $(DEPS)
 format-check: | $(DEPS)
 	@clang-format --dry-run --Werror $(FORMATTED)
 
-tidy: | $(DEPS)
+tidy: | $(DEPS) $(LWIP)/.done
 	@printf '%s\n' $(SRC) | xargs -n 1 -P 2 sh -c \
-		'clang-tidy --quiet "$$0" -- -std=gnu17 -I. -DSPORE_VERSION=\"$(VERSION)\" $(HTTP_CPP)'
+		'clang-tidy --quiet "$$0" -- -std=gnu17 -I. -DSPORE_VERSION=\"$(VERSION)\" $(HTTP_CPP) $(LWIP_CPP)'
 
 # --- benchmark and demo ---
 

@@ -118,6 +118,22 @@ static void rx_expired(struct loop_timer *t)
 	net_serve_rx(n, (unsigned)(p - n->pair));
 }
 
+/* The metadata service has something to say. */
+static void mmds_expired(struct loop_timer *t)
+{
+	struct net *n = t->arg;
+
+	if (ready_for(&n->pair[0], n))
+		net_serve_rx(n, 0);
+}
+
+static void wake_for_mmds(void *arg)
+{
+	struct net *n = arg;
+
+	loop_timer_set(n->dev.env.loop, &n->mmds_timer, 0);
+}
+
 static void tx_expired(struct loop_timer *t)
 {
 	struct net_pair *p = CONTAINER_OF(t, struct net_pair, tx_timer);
@@ -271,6 +287,9 @@ static void net_destroy(struct virtio_device *d)
 		loop_timer_clear(d->env.loop, &n->pair[i].rx_timer);
 		loop_timer_clear(d->env.loop, &n->pair[i].tx_timer);
 	}
+	if (n->mmds)
+		mmdsnet_attach(n->mmds, NULL, NULL);
+	loop_timer_clear(d->env.loop, &n->mmds_timer);
 	n->backend->ops->destroy(n->backend);
 	netguard_finish(&n->guard);
 	free(n);
@@ -346,6 +365,7 @@ struct virtio_device *net_create(const struct net_config *cfg, struct netbackend
 		.num_queues = backend->pairs > 1 ? 2 * backend->pairs + 1 : 2,
 		.env = *env,
 	};
+	n->mmds_timer = (struct loop_timer){.expired = mmds_expired, .arg = n, .lock = env->lock};
 	for (unsigned i = 0; i < n->dev.num_queues; i++)
 		virtq_init(&n->queue[i], VIRTQ_SIZE_MAX);
 	if (add_sources(n, e) < 0) {
@@ -355,6 +375,14 @@ struct virtio_device *net_create(const struct net_config *cfg, struct netbackend
 		return NULL;
 	}
 	return &n->dev;
+}
+
+void net_set_mmds(struct virtio_device *d, struct mmdsnet_port *port)
+{
+	struct net *n = to_net(d);
+
+	n->mmds = port;
+	mmdsnet_attach(port, wake_for_mmds, n);
 }
 
 /* --- changes while running --- */

@@ -7,6 +7,7 @@
 
 #include "virtio/device.h"
 #include "virtio/limiter.h"
+#include "virtio/mmdsnet.h"
 #include "virtio/netbackend.h"
 #include "virtio/netguard.h"
 #include "vmm/base/metric.h"
@@ -67,6 +68,12 @@ struct net_metrics {
  */
 struct virtio_device *net_create(const struct net_config *cfg, struct netbackend *backend,
 				 const struct virtio_env *env, struct err *e);
+
+/*
+ * The guest reaches the metadata service through this interface: frames for it are taken out before
+ * policy, rewriting and backend, and not limited. The port is borrowed. Before the start.
+ */
+void net_set_mmds(struct virtio_device *d, struct mmdsnet_port *port);
 
 /* Changes of a running device: main thread, env.lock held. Both buckets of a limiter fill up. */
 void net_set_limits(struct virtio_device *d, const struct limiter_config *rx,

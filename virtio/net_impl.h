@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "virtio/mmdsnet.h"
 #include "virtio/net.h"
 #include "virtio/netpool.h"
 
@@ -48,6 +49,8 @@ struct net {
 	bool configured;		   /* [s] the backend knows what was negotiated */
 	struct limiter rx_limit, tx_limit; /* [s] */
 	struct netguard guard;		   /* [s] */
+	struct mmdsnet_port *mmds;    /* [I] the metadata service; NULL: not on this interface */
+	struct loop_timer mmds_timer; /* [m] armed while it has frames for the guest */
 	struct net_pair pair[NETBACKEND_PAIRS_MAX];
 	char name[80]; /* [I] */
 

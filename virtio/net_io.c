@@ -40,8 +40,8 @@ static bool header_fine(const struct net *n, const struct netframe_offload *o, u
 
 /* --- transmit --- */
 
-/* Whether n->head, the beginning of a frame of `len` bytes, may be sent; counted if not. */
-static bool may_send(struct net *n, uint32_t len)
+/* Whether n->head, the beginning of a frame of `len` bytes, is the guest's to send; counted if not. */
+static bool is_sound(struct net *n, uint32_t len)
 {
 	struct netframe_offload o;
 
@@ -55,6 +55,27 @@ static bool may_send(struct net *n, uint32_t len)
 		metric_inc(&n->count.tx_spoofed_mac_count);
 		return false;
 	}
+	return true;
+}
+
+/* True: the frame was for the metadata service, which has it now. n->head is its beginning. */
+static bool detour(struct net *n, uint32_t head, uint32_t len)
+{
+	const uint8_t *frame = n->head + NETBACKEND_HEADER;
+
+	head -= NETBACKEND_HEADER;
+	if (!mmdsnet_wants(n->mmds, frame, head))
+		return false;
+	/* What was looked at is what it gets, whatever the guest has written there since. */
+	memcpy(n->frame, frame, head);
+	virtq_chain_read(&n->chain, NETBACKEND_HEADER + head, n->frame + head, len - head);
+	mmdsnet_input(n->mmds, n->frame, len);
+	return true;
+}
+
+/* Whether policy and rewriting let it go on. */
+static bool may_send(struct net *n, uint32_t len)
+{
 	if (netguard_on(&n->guard) && !netguard_tx(&n->guard, n->head, len)) {
 		metric_inc(&n->count.tx_denied);
 		return false;
@@ -100,6 +121,10 @@ static int transmit(struct net *n, unsigned pair)
 	virtq_chain_read(c, 0, n->head, head);
 	/* Other flags mean nothing in this direction. */
 	n->head[0] &= NETFRAME_NEEDS_CSUM;
+	if (!is_sound(n, c->readable - NETBACKEND_HEADER))
+		return 0;
+	if (n->mmds && detour(n, head, c->readable - NETBACKEND_HEADER))
+		return 0;
 	if (!may_send(n, c->readable - NETBACKEND_HEADER))
 		return 0;
 	if (send_frame(n, pair, head, c->readable) == -EAGAIN)
@@ -226,30 +251,63 @@ static int receive_guarded(struct net *n, unsigned pair, bool many)
 
 enum rx_step { RX_FRAME, RX_IDLE, RX_STARVED, RX_THROTTLED };
 
+/*
+ * Gathers buffers for `want` bytes. Too little: RX_STARVED, if the driver is known to have offered
+ * as much at once. One that never did gets what fits, and loses what does not. RX_FRAME, or -errno.
+ */
+static int make_room(struct net *n, struct net_pair *p, uint64_t want, bool many)
+{
+	int r = netpool_gather(&n->pool, want, many);
+	uint64_t room;
+
+	if (r < 0)
+		return r;
+	room = netpool_room(&n->pool, many);
+	if (room > p->rx_most)
+		p->rx_most = room;
+	if (n->pool.first == n->pool.count || (many && room < want && p->rx_most >= want))
+		return RX_STARVED;
+	return RX_FRAME;
+}
+
+/* Delivers a frame of the metadata service: RX_IDLE when it has none. */
+static int receive_mmds(struct net *n, bool many)
+{
+	static const uint8_t header[NETBACKEND_HEADER];
+	uint32_t len;
+	const uint8_t *frame = mmdsnet_peek(n->mmds, &len);
+	int r = frame ? make_room(n, &n->pair[0], NETBACKEND_HEADER + len, many) : RX_IDLE;
+	bool fits;
+
+	if (!frame || r != RX_FRAME)
+		return r;
+	fits = netpool_room(&n->pool, many) >= NETBACKEND_HEADER + len;
+	if (fits) {
+		netpool_write(&n->pool, 0, header, sizeof(header));
+		netpool_write(&n->pool, sizeof(header), frame, len);
+		deliver(n, NETBACKEND_HEADER + len);
+	} else {
+		metric_inc(&n->count.rx_fails);
+	}
+	mmdsnet_next(n->mmds, fits);
+	return RX_FRAME;
+}
+
 /* Moves one frame, or says why not. -errno: the ring is broken, or *dead the backend. */
 static int receive(struct net *n, unsigned pair, bool *dead)
 {
 	struct net_pair *p = &n->pair[pair];
 	bool many = net_has(n, NET_F_MRG_RXBUF);
 	int32_t next = n->backend->ops->next(n->backend, pair);
-	uint64_t want = next == NETBACKEND_UNKNOWN ? largest(n) : (uint64_t)next, room;
+	uint64_t want = next == NETBACKEND_UNKNOWN ? largest(n) : (uint64_t)next;
 	int r;
 
 	*dead = next < 0;
 	if (next <= 0)
 		return next < 0 ? next : RX_IDLE;
-	r = netpool_gather(&n->pool, want, many);
-	if (r < 0)
+	r = make_room(n, p, want, many);
+	if (r != RX_FRAME)
 		return r;
-	room = netpool_room(&n->pool, many);
-	if (room > p->rx_most)
-		p->rx_most = room;
-	/*
-	 * Too little: wait, if the driver is known to have offered as much at once. One that never
-	 * did gets what fits, and loses what does not.
-	 */
-	if (n->pool.first == n->pool.count || (many && room < want && p->rx_most >= want))
-		return RX_STARVED;
 	if (throttled(n, &n->rx_limit, &p->rx_timer, 1, &n->count.rx_rate_limiter_throttled))
 		return RX_THROTTLED;
 	r = netguard_on(&n->guard) ? receive_guarded(n, pair, many) : receive_direct(n, pair, many);
@@ -269,6 +327,10 @@ void net_serve_rx(struct net *n, unsigned pair)
 	if (n->dead || p->rx_timer.armed)
 		return;
 	netpool_begin(&n->pool, q);
+	for (unsigned i = 0; n->mmds && pair == 0 && i < NET_TURN && step == RX_FRAME; i++)
+		step = receive_mmds(n, net_has(n, NET_F_MRG_RXBUF));
+	if (step == RX_IDLE)
+		step = RX_FRAME;
 	for (unsigned i = 0; i < NET_TURN && step == RX_FRAME; i++)
 		step = receive(n, pair, &dead);
 	netpool_end(&n->pool);

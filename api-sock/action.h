@@ -31,6 +31,7 @@ struct api_call {
 	const char *type;
 	const struct http_stream *stream; /* instead, also of `type` */
 	bool deprecated;		  /* the answer says so */
+	bool too_large;			  /* set on failure: 413 */
 	bool bad_body; /* set on failure when `body` itself could not be understood */
 };
 
@@ -51,6 +52,7 @@ api_action action_get_instance;
 api_action action_get_version;
 api_action action_get_machine;
 api_action action_get_metrics;
+api_action action_get_mmds;
 api_action action_get_balloon;
 api_action action_get_balloon_stats;
 api_action action_get_hinting;
@@ -64,6 +66,8 @@ api_action action_put_hotplug;
 api_action action_put_logger;
 api_action action_put_machine;
 api_action action_put_metrics;
+api_action action_put_mmds;
+api_action action_put_mmds_config;
 api_action action_put_net;
 api_action action_put_pmem;
 api_action action_put_serial;
@@ -74,6 +78,7 @@ api_action action_put_action;
 api_action action_patch_drive;
 api_action action_patch_hotplug;
 api_action action_patch_machine;
+api_action action_patch_mmds;
 api_action action_patch_net;
 api_action action_patch_pmem;
 api_action action_patch_vm;

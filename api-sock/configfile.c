@@ -11,7 +11,8 @@
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
-#define CONFIG_FILE_MAX MIB(1)
+#define CONFIG_FILE_MAX	  MIB(1)
+#define METADATA_FILE_MAX MIB(64) /* --mmds-size-limit decides */
 
 static json_t *print_logger(const struct config *c)
 {
@@ -70,6 +71,11 @@ static json_t *print_pmems(const struct config *c)
 	return list;
 }
 
+static json_t *print_mmds(const struct config *c)
+{
+	return mmds_configured(&c->mmds) ? body_print(&schema_mmds_config, &c->mmds) : json_null();
+}
+
 static json_t *print_entropy(const struct config *c)
 {
 	const struct entropy_request e = {.limiter = c->entropy_limit};
@@ -106,12 +112,12 @@ static const struct group {
 	{"boot-source", action_put_boot_source, print_boot_source, false},
 	{"drives", action_put_drive, print_drives, true},
 	{"network-interfaces", action_put_net, print_nets, true},
+	{"mmds-config", action_put_mmds_config, print_mmds, false},
 	{"entropy", action_put_entropy, print_entropy, false},
 	{"balloon", action_put_balloon, print_balloon, false},
 	{"vsock", action_put_vsock, print_vsock, false},
 	{"serial", action_put_serial, print_serial, false},
 	{"memory-hotplug", action_put_hotplug, print_hotplug, false},
-	{"mmds-config", NULL, NULL, false},
 	{"pmem", action_put_pmem, print_pmems, true},
 };
 
@@ -221,21 +227,38 @@ static ssize_t read_all(int fd, char *buf, size_t size, struct err *e)
 	return err_set(e, EFBIG, "more than %zu bytes", size - 1);
 }
 
-int configfile_load(struct api *api, const char *path, struct err *e)
+/* All of a file of at most `max` bytes; malloc'ed. Returns its length, or -errno. */
+static ssize_t read_file(const char *path, size_t max, char **text, struct err *e)
 {
 	cleanup_fd int fd = fd_open_path(path, O_RDONLY, 0);
-	cleanup_free char *text = NULL;
-	ssize_t len;
 
 	if (fd < 0)
-		return err_set(e, -fd, "config file '%s': %s", path, strerror(-fd));
-	text = malloc(CONFIG_FILE_MAX + 1);
-	if (!text)
-		return err_set(e, ENOMEM, "config file '%s': out of memory", path);
-	len = read_all(fd, text, CONFIG_FILE_MAX + 1, e);
+		return err_set(e, -fd, "open: %s", strerror(-fd));
+	*text = malloc(max + 1);
+	if (!*text)
+		return err_set(e, ENOMEM, "out of memory");
+	return read_all(fd, *text, max + 1, e);
+}
+
+int configfile_load(struct api *api, const char *path, struct err *e)
+{
+	cleanup_free char *text = NULL;
+	ssize_t len = read_file(path, CONFIG_FILE_MAX, &text, e);
+
 	if (len < 0 || configfile_apply(api, text, (size_t)len, e) < 0)
 		return err_wrap(e, "config file '%s'", path);
 	return 0;
+}
+
+int configfile_load_metadata(struct api *api, const char *path, struct err *e)
+{
+	cleanup_free char *text = NULL;
+	ssize_t len = read_file(path, METADATA_FILE_MAX, &text, e);
+	json_t *value = len < 0 ? NULL : body_parse(text, (size_t)len, e);
+	int r = value ? mmds_put(&api->vm->mmds, value, e) : -EINVAL;
+
+	json_decref(value);
+	return r < 0 ? err_wrap(e, "--metadata '%s'", path) : 0;
 }
 
 json_t *configfile_print(const struct config *c, bool saved)

@@ -22,5 +22,8 @@ int configfile_apply_root(struct api *api, json_t *root, bool saved, struct err 
  */
 json_t *configfile_print(const struct config *c, bool saved);
 
+/* Puts the JSON file `path` into the metadata service. 0, or -errno with one line in `e`. */
+int configfile_load_metadata(struct api *api, const char *path, struct err *e);
+
 /* GET /vm/config. Its output can be loaded again. */
 api_action configfile_get;

@@ -50,6 +50,11 @@ const struct route routes[] = {
 	 METRICS_PUT_HOTPLUG},
 	{PATCH, "/hotplug/memory", PHASE_AFTER, action_patch_hotplug, &schema_hotplug_update, NULL,
 	 METRICS_PATCH_HOTPLUG},
+	{GET, "/mmds", PHASE_ANY, action_get_mmds, NULL, NULL, METRICS_GET_MMDS},
+	{PUT, "/mmds", PHASE_ANY, action_put_mmds, &schema_mmds, NULL, METRICS_PUT_MMDS},
+	{PATCH, "/mmds", PHASE_ANY, action_patch_mmds, &schema_mmds, NULL, METRICS_PATCH_MMDS},
+	{PUT, "/mmds/config", PHASE_BEFORE, action_put_mmds_config, &schema_mmds_config, NULL,
+	 METRICS_PUT_MMDS},
 	{PUT, "/entropy", PHASE_BEFORE, action_put_entropy, &schema_entropy, NULL, METRICS_NONE},
 	{GET, "/balloon", PHASE_ANY, action_get_balloon, NULL, &schema_balloon, METRICS_NONE},
 	{PUT, "/balloon", PHASE_BEFORE, action_put_balloon, &schema_balloon, NULL, METRICS_NONE},
@@ -133,7 +138,7 @@ static const struct route *find_route(enum http_verb verb, const char *path, con
 static const char *why_missing(enum http_verb verb, const char *path)
 {
 	static const struct {
-		enum http_verb verb; /* HTTP_VERB_OTHER: every one */
+		enum http_verb verb;
 		const char *prefix, *why;
 	} missing[] = {
 		{HTTP_VERB_DELETE, "/drives/",
@@ -142,13 +147,10 @@ static const char *why_missing(enum http_verb verb, const char *path)
 		 "A network interface cannot be unplugged: virtio-mmio has no hotplug."},
 		{HTTP_VERB_DELETE, "/pmem/",
 		 "A pmem device cannot be unplugged: virtio-mmio has no hotplug."},
-		{HTTP_VERB_OTHER, "/mmds",
-		 "There is no metadata service in this version of spore; the kernel command line, "
-		 "a drive or vsock can carry the data."},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(missing); i++)
-		if ((missing[i].verb == HTTP_VERB_OTHER || missing[i].verb == verb) &&
+		if (missing[i].verb == verb &&
 		    strncmp(path, missing[i].prefix, strlen(missing[i].prefix)) == 0)
 			return missing[i].why;
 	return NULL;
@@ -213,7 +215,7 @@ static void respond_error(struct http_response *resp, const struct http_request 
 
 	snprintf(text, sizeof(text), "%s%s%s", call->bad_body ? prefix : "", e->msg,
 		 call->bad_body ? "." : "");
-	http_respond_fault(resp, 400, text);
+	http_respond_fault(resp, call->too_large ? 413 : 400, text);
 	snprintf(target, sizeof(target), "%.95s", req->target);
 	err_clean_text(target);
 	err_clean_text(text);

@@ -344,6 +344,20 @@ static const struct body_field balloon_stats_fields[] = {
 };
 SCHEMA(schema_balloon_stats, "BalloonStats", balloon_stats_fields);
 
+/* The document is anything, and mmds_put() judges it. */
+const struct body schema_mmds = {.name = "MmdsContentsObject"};
+
+static const struct body_name mmds_version_names[] = {{"V1", false}, {"V2", true}, {0}};
+
+static const struct body_field mmds_config_fields[] = {
+	{"version", BODY_ENUM, 0, AT(struct mmds_config, v2), .names = mmds_version_names},
+	{"network_interfaces", BODY_LIST, BODY_REQUIRED, AT(struct mmds_config, interfaces),
+	 .max = NETCONFIG_MAX, .item = NETCONFIG_ID_MAX + 1},
+	{"ipv4_address", BODY_TEXT, 0, AT(struct mmds_config, ipv4_address)},
+	{"imds_compat", BODY_BOOL, 0, AT(struct mmds_config, imds_compat)},
+};
+SCHEMA(schema_mmds_config, "MmdsConfig", mmds_config_fields);
+
 static const struct body_field vsock_fields[] = {
 	{"guest_cid", BODY_UINT, BODY_REQUIRED, AT(struct vsock_config, guest_cid),
 	 .min = VSOCK_CID_MIN, .max = VSOCK_CID_MAX},

@@ -124,6 +124,8 @@ extern const struct body schema_limiter;	      /* struct limiter_config */
 extern const struct body schema_logger;		      /* struct logger_config */
 extern const struct body schema_machine;	      /* struct machine_config */
 extern const struct body schema_metrics;	      /* struct metrics_config */
+extern const struct body schema_mmds;		      /* anything */
+extern const struct body schema_mmds_config;	      /* struct mmds_config */
 extern const struct body schema_net;		      /* struct net_interface */
 extern const struct body schema_net_policy;	      /* struct net_policy_config */
 extern const struct body schema_net_rewrite;	      /* struct net_rewrite_config */

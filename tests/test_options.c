@@ -205,8 +205,6 @@ Test(options, who_may_use_the_api_refused)
 Test(options, what_firecracker_has_and_spore_not)
 {
 	REFUSED("--enable-pci: not here: all devices are on virtio-mmio", "--enable-pci");
-	REFUSED("--metadata: not here", "--metadata", "f");
-	REFUSED("--mmds-size-limit: not here", "--mmds-size-limit", "1");
 	REFUSED("--enable-pci: takes no value", "--enable-pci=1");
 }
 

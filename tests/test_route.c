@@ -379,14 +379,15 @@ Test(route, an_empty_configuration_can_be_loaded_again)
 {
 	cleanup_free char *first = whole_config(), *second = NULL;
 
-	cr_expect_str_eq(
-		first, "{\"logger\":null,\"metrics\":null,\"machine-config\":{\"vcpu_count\":1,"
-		       "\"mem_size_mib\":128,\"smt\":false,\"track_dirty_pages\":false,"
-		       "\"huge_pages\":\"None\",\"memory_backend\":\"Anonymous\",\"pit\":false,"
-		       "\"live_snapshots\":false},"
-		       "\"cpu-config\":null,\"boot-source\":null,\"drives\":[],"
-		       "\"network-interfaces\":[],\"entropy\":null,\"balloon\":null,\"vsock\":null,"
-		       "\"serial\":null,\"memory-hotplug\":null,\"pmem\":[]}");
+	cr_expect_str_eq(first,
+			 "{\"logger\":null,\"metrics\":null,\"machine-config\":{\"vcpu_count\":1,"
+			 "\"mem_size_mib\":128,\"smt\":false,\"track_dirty_pages\":false,"
+			 "\"huge_pages\":\"None\",\"memory_backend\":\"Anonymous\",\"pit\":false,"
+			 "\"live_snapshots\":false},"
+			 "\"cpu-config\":null,\"boot-source\":null,\"drives\":[],"
+			 "\"network-interfaces\":[],\"mmds-config\":null,\"entropy\":null,"
+			 "\"balloon\":null,\"vsock\":null,"
+			 "\"serial\":null,\"memory-hotplug\":null,\"pmem\":[]}");
 	renew_vm();
 	cr_assert_eq(configfile_apply(&api, first, strlen(first), &e), 0, "%s", e.msg);
 	second = whole_config();
@@ -653,6 +654,7 @@ Test(route, openapi_describes_the_field_tables)
 		&schema_hotplug_update,
 		&schema_pmem,
 		&schema_pmem_update,
+		&schema_mmds_config,
 		&schema_entropy,
 		&schema_logger,
 		&schema_instance_info,
@@ -685,8 +687,8 @@ Test(route, openapi_describes_the_field_tables)
 		check_schema(all[i]);
 	check_schema(schema_net_policy.field[1].body);
 	check_schema(schema_net_rewrite.field[0].body);
-	/* And those two, Error and FullVmConfiguration. */
-	cr_expect_eq(yaml_children("components.schemas"), ARRAY_SIZE(all) + 4);
+	/* And those two, Error, FullVmConfiguration, and MmdsContentsObject, which is anything. */
+	cr_expect_eq(yaml_children("components.schemas"), ARRAY_SIZE(all) + 5);
 	free_yaml();
 }
 
@@ -715,6 +717,8 @@ static void check_route(const struct route *r)
 		cr_expect_not_null(yaml_get("%s.responses.'200'.content.application/x-ndjson", at));
 	else if (r->action == action_get_metrics)
 		cr_expect_not_null(yaml_get("%s.responses.'200'.content.text/plain", at));
+	else if (r->action == action_get_mmds)
+		expect_ref("MmdsContentsObject", at, "responses.'200'");
 	else if (r->verb == HTTP_VERB_GET)
 		expect_ref(r->reply ? r->reply->name : "FullVmConfiguration", at,
 			   "responses.'200'");

@@ -100,6 +100,7 @@ void config_init(struct config *c)
 	*c = (struct config){0};
 	machine_config_init(&c->machine);
 	boot_source_init(&c->boot);
+	mmds_config_init(&c->mmds);
 	serial_config_init(&c->serial);
 	vsock_config_init(&c->vsock);
 	logger_config_init(&c->logger);
@@ -115,6 +116,7 @@ void config_finish(struct config *c)
 		net_interface_finish(&c->net[i]);
 	for (unsigned i = 0; i < c->pmem_count; i++)
 		pmem_config_finish(&c->pmem[i]);
+	mmds_config_finish(&c->mmds);
 	serial_config_finish(&c->serial);
 	vsock_config_finish(&c->vsock);
 	logger_config_finish(&c->logger);

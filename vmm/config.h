@@ -18,6 +18,7 @@
 #include "vmm/boot.h"
 #include "vmm/hotplug.h"
 #include "vmm/layout.h"
+#include "vmm/mmds.h"
 #include "vmm/netconfig.h"
 #include "vmm/pmemconfig.h"
 
@@ -114,6 +115,7 @@ struct config {
 	unsigned net_count;
 	struct pmem_config pmem[PMEMCONFIG_MAX]; /* the root device first */
 	unsigned pmem_count;
+	struct mmds_config mmds;
 	bool entropy; /* a virtio-rng device */
 	struct limiter_config entropy_limit;
 	struct balloon_config balloon;

@@ -29,6 +29,7 @@ struct vm_machine {
 	struct virtio_mmio virtio[LAYOUT_VIRTIO_MAX];
 	int virtio_irq[LAYOUT_VIRTIO_MAX];
 	unsigned virtio_count;
+	struct mmdsnet *mmds; /* or NULL */
 	struct vcpu_set vcpus;
 	struct vcpu vcpu[LAYOUT_VCPU_MAX];
 	struct loop_source ended;

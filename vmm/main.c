@@ -308,6 +308,7 @@ static int setup(struct app *app, struct err *e)
 	if (r < 0)
 		return r;
 	vm_init(&app->vm, &app->loop, app->options.id);
+	app->vm.mmds.limit = app->options.mmds_limit;
 	app->vm.config.boot_timer = app->options.boot_timer;
 	app->vm.ended = on_vm_ended;
 	app->vm.ended_arg = app;
@@ -412,11 +413,12 @@ static int confine(struct app *app, struct err *e)
 
 static int start_from_file(struct app *app, struct err *e)
 {
-	int r;
+	const struct options *o = &app->options;
+	int r = o->metadata ? configfile_load_metadata(&app->api, o->metadata, e) : 0;
 
-	if (!app->options.config_file)
-		return 0;
-	r = configfile_load(&app->api, app->options.config_file, e);
+	if (r < 0 || !o->config_file)
+		return r;
+	r = configfile_load(&app->api, o->config_file, e);
 	return r == 0 ? action_start(&app->api, e) : r;
 }
 

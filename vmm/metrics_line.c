@@ -212,6 +212,22 @@ static const struct field vsock_counters[] = {
 	FIELD(struct vsock_metrics, killq_resync),
 };
 
+static const struct field mmds_counters[] = {
+	FIELD(struct mmdsnet_metrics, rx_accepted),
+	FIELD(struct mmdsnet_metrics, rx_accepted_err),
+	FIELD(struct mmdsnet_metrics, rx_accepted_unusual),
+	FIELD(struct mmdsnet_metrics, rx_bad_eth),
+	FIELD(struct mmdsnet_metrics, rx_count),
+	FIELD(struct mmdsnet_metrics, rx_invalid_token),
+	FIELD(struct mmdsnet_metrics, rx_no_token),
+	FIELD(struct mmdsnet_metrics, tx_bytes),
+	FIELD(struct mmdsnet_metrics, tx_count),
+	FIELD(struct mmdsnet_metrics, tx_errors),
+	FIELD(struct mmdsnet_metrics, tx_frames),
+	FIELD(struct mmdsnet_metrics, connections_created),
+	FIELD(struct mmdsnet_metrics, connections_destroyed),
+};
+
 static const struct field vcpu_counters[] = {
 	FIELD(struct vcpu_metrics, exit_io_in),	    FIELD(struct vcpu_metrics, exit_io_out),
 	FIELD(struct vcpu_metrics, exit_mmio_read), FIELD(struct vcpu_metrics, exit_mmio_write),
@@ -260,6 +276,9 @@ static const struct {
 } requests[METRICS_REQUESTS] = {
 	[METRICS_GET_INSTANCE_INFO] = {"get_api_requests", "instance_info_count", NULL},
 	[METRICS_GET_MACHINE_CFG] = {"get_api_requests", "machine_cfg_count", NULL},
+	[METRICS_GET_MMDS] = {"get_api_requests", "mmds_count", NULL},
+	[METRICS_PUT_MMDS] = {"put_api_requests", "mmds_count", "mmds_fails"},
+	[METRICS_PATCH_MMDS] = {"patch_api_requests", "mmds_count", "mmds_fails"},
 	[METRICS_GET_VMM_VERSION] = {"get_api_requests", "vmm_version_count", NULL},
 	[METRICS_PUT_ACTIONS] = {"put_api_requests", "actions_count", "actions_fails"},
 	[METRICS_PUT_CPU_CFG] = {"put_api_requests", "cpu_cfg_count", "cpu_cfg_fails"},
@@ -449,6 +468,8 @@ static void add_machine(struct metrics *m, json_t *root)
 	struct vm_counters c = {0};
 
 	vm_counters(m->vm, &c);
+	add_counters(metrics_group(root, "mmds"), NULL, mmds_counters, ARRAY_SIZE(mmds_counters),
+		     &m->vm->mmds.count);
 	add_counters(metrics_group(root, "vcpu"), NULL, vcpu_counters, ARRAY_SIZE(vcpu_counters),
 		     c.vcpu);
 	add_counters(metrics_group(root, "i8042"), NULL, i8042_counters, ARRAY_SIZE(i8042_counters),

@@ -41,14 +41,15 @@ static const struct spec {
 	{"no-seccomp", FLAG, AT(no_seccomp), NULL, "no filters: only for debugging"},
 	{"http-api-max-payload-size", NUMBER, AT(max_payload), "BYTES",
 	 "largest body of a request [51200]"},
+	{"metadata", TEXT, AT(metadata), "PATH", "JSON file that the metadata service begins with"},
+	{"mmds-size-limit", NUMBER, AT(mmds_limit), "BYTES",
+	 "largest document of the metadata service [as --http-api-max-payload-size]"},
 	{"jailed", FLAG, AT(jailed), NULL, "/ is a jail: follow no symbolic link (spore-jailer)"},
 	{"start-time-us", NUMBER, AT(start_time_us), "US", "start of the process, monotonic clock"},
 	{"start-time-cpu-us", NUMBER, AT(start_time_cpu_us), "US", "the same on the CPU clock"},
 	{"parent-cpu-time-us", NUMBER, AT(parent_cpu_time_us), "US", "CPU time of the jailer"},
 	/* Firecracker's; `help` says why not. */
 	{"enable-pci", REFUSED_FLAG, 0, NULL, "not here: all devices are on virtio-mmio"},
-	{"metadata", REFUSED, 0, "PATH", "not here: there is no metadata service"},
-	{"mmds-size-limit", REFUSED, 0, "BYTES", "not here: there is no metadata service"},
 	{"snapshot-version", FLAG, AT(snapshot_version), NULL,
 	 "print the version of the snapshots that are written"},
 	{"describe-snapshot", TEXT, AT(describe_snapshot), "PATH", "print what a state file holds"},
@@ -297,5 +298,7 @@ int options_parse(struct options *o, int argc, char *argv[], struct err *e)
 		return 0;
 	if (optind < argc)
 		return err_set(e, EINVAL, "'%.64s': unexpected argument; see --help", argv[optind]);
+	if (!o->mmds_limit)
+		o->mmds_limit = o->max_payload;
 	return check(o, e);
 }

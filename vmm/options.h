@@ -38,6 +38,9 @@ struct options {
 	bool no_seccomp;
 	bool jailed;	      /* spore-jailer has started us: "/" is the jail */
 	uint64_t max_payload; /* bytes of a request's body */
+	const char *metadata; /* or NULL */
+	uint64_t
+		mmds_limit; /* bytes of the metadata service's document; max_payload if not given */
 	/* What the jailer measured: CLOCK_MONOTONIC, CPU clock; its own CPU time. 0: not given. */
 	uint64_t start_time_us, start_time_cpu_us, parent_cpu_time_us;
 	/* The options after one of these are not looked at. */

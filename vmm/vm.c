@@ -10,6 +10,7 @@
 
 #include "virtio/balloon.h"
 #include "virtio/block.h"
+#include "virtio/net.h"
 #include "virtio/rng.h"
 #include "virtio/vsock.h"
 #include "vmm/acpi.h"
@@ -206,14 +207,24 @@ static int add_drive(struct vm_machine *m, const struct drive *d, struct err *e)
 
 static int add_net(struct vm_machine *m, const struct net_interface *n, struct err *e)
 {
+	bool has_mmds = mmds_config_has(&m->vm->config.mmds, n->id);
+	struct mmdsnet_port *port = NULL;
 	struct virtio_device *dev;
 	struct virtio_env env;
 	int r = open_slot(m, &env, e);
 
 	if (r < 0)
 		return r;
+	if (has_mmds)
+		port = mmdsnet_add(m->mmds, n->mtu, e);
+	if (has_mmds && !port)
+		return -e->code;
 	dev = net_interface_create(n, &env, e);
-	return dev ? plug(m, dev, e) : -e->code;
+	if (!dev)
+		return -e->code;
+	if (port)
+		net_set_mmds(dev, port);
+	return plug(m, dev, e);
 }
 
 static int add_entropy(struct vm_machine *m, const struct limiter_config *limit, struct err *e)
@@ -316,6 +327,11 @@ int machine_build_devices(struct vm_machine *m, const struct config *c, struct e
 		r = add_drive(m, &c->drive[i], e);
 		if (r < 0)
 			return err_wrap(e, "drive '%s'", c->drive[i].id);
+	}
+	if (mmds_configured(&c->mmds)) {
+		m->mmds = mmds_open(&m->vm->mmds, &c->mmds, m->vm->loop, e);
+		if (!m->mmds)
+			return -e->code;
 	}
 	for (unsigned i = 0; i < c->net_count; i++) {
 		r = add_net(m, &c->net[i], e);
@@ -507,6 +523,7 @@ void machine_destroy(struct vm_machine *m)
 		virtio_mmio_finish(&m->virtio[i]);
 		fd_close(&m->virtio_irq[i]);
 	}
+	mmdsnet_destroy(m->mmds);
 	serial_finish(&m->serial);
 	serial_terminal_restore();
 	i8042_finish(&m->i8042);
@@ -714,11 +731,13 @@ void vm_init(struct vm *vm, struct loop *loop, const char *id)
 	*vm = (struct vm){.loop = loop};
 	config_init(&vm->config);
 	snprintf(vm->id, sizeof(vm->id), "%s", id);
+	mmds_init(&vm->mmds);
 }
 
 void vm_finish(struct vm *vm)
 {
 	machine_destroy(vm->machine);
 	vm->machine = NULL;
+	mmds_finish(&vm->mmds);
 	config_finish(&vm->config);
 }

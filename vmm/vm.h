@@ -15,6 +15,7 @@
 #include "vmm/event.h"
 #include "vmm/i8042.h"
 #include "vmm/kvm.h"
+#include "vmm/mmds.h"
 #include "vmm/serial.h"
 #include "vmm/vcpu.h"
 
@@ -67,6 +68,7 @@ struct vm {
 	void *ended_arg;
 	const struct seccomp *seccomp; /* [I] set before the start; NULL: no filters. Borrowed */
 	struct vm_times times;	       /* [m] */
+	struct mmds mmds;	       /* [m] what the guest is told, from before the start */
 	struct vm_machine *machine; /* [m] what exists only after the start; NULL before (vm.c) */
 };
 

@@ -1127,3 +1127,158 @@ Test(net, the_control_queue_refuses_nonsense)
 	again((struct net_config){0}, 3, 0, F_CTRL_VQ);
 	cr_assert_eq(control(2, 4, 0, 2, 4), 1, "without MQ it is the third queue, and cannot");
 }
+
+/* --- the metadata service --- */
+
+static const uint8_t mmds_address[4] = {169, 254, 169, 254};
+static struct mmdsnet_metrics mmds_count;
+static struct loop mmds_loop; /* it outlives the device, and so the driver's loop */
+
+static void *mmds_open_none(void *arg)
+{
+	(void)arg;
+	return NULL;
+}
+
+static struct mmdsnet *add_mmds(struct net_config cfg)
+{
+	static const struct mmdsnet_service none = {.open = mmds_open_none};
+	struct mmdsnet *m;
+
+	again(cfg, 1, F_CSUM, F_MAC | F_MRG_RXBUF | F_CSUM);
+	cr_assert_eq(loop_init(&mmds_loop, NULL), 0);
+	m = mmdsnet_create(&mmds_loop, mmds_address, &none, &mmds_count, NULL);
+	cr_assert_not_null(m);
+	net_set_mmds(dev, mmdsnet_add(m, 0, NULL));
+	return m;
+}
+
+/* Ends both in the order in which the machine does it; another device is there afterwards. */
+static void end_mmds(struct mmdsnet *m)
+{
+	again((struct net_config){.mac = frame_mac_a}, 1, 0, F_MAC);
+	mmdsnet_destroy(m);
+	loop_finish(&mmds_loop);
+}
+
+static struct frame arp_for(const char *address)
+{
+	struct frame f;
+
+	frame_arp(&f, 1, frame_mac_a, "10.0.0.2", address);
+	return f;
+}
+
+Test(net, the_metadata_service_is_taken_out_and_goes_first)
+{
+	struct mmdsnet *m = add_mmds((struct net_config){.mac = frame_mac_a});
+	struct frame ask = arp_for("169.254.169.254"), other = arp_for("10.0.0.1"), from = udp();
+	gpa_t first, second;
+	uint8_t *p;
+
+	add_tx(NULL, &ask);
+	driver_kick(&g, TX);
+	cr_assert(driver_used(&g, TX, NULL, NULL));
+	cr_expect(network_got_nothing());
+	cr_expect_eq(fake->sends, 0);
+	cr_expect_eq(mmds_count.rx_accepted.value, 1);
+	/* It waits for buffers, and what the network has behind it. */
+	arrive(0, &from);
+	first = add_rx(100);
+	second = add_rx(2000);
+	driver_kick(&g, RX);
+	p = driver_ptr(&g, first, HDR + 42);
+	cr_expect_eq(num_buffers(first), 1);
+	cr_expect_arr_eq(p, "\0\0\0\0\0\0\0\0\0\0\1\0", 12);
+	cr_expect_arr_eq(p + HDR, frame_mac_a, 6);
+	cr_expect_arr_eq(p + HDR + 28, mmds_address, 4);
+	cr_expect(guest_has(second, &from));
+	cr_expect_eq(mmds_count.tx_frames.value, 1);
+	/* With buffers there, the answer needs no kick. */
+	first = add_rx(100);
+	driver_kick(&g, RX);
+	add_tx(NULL, &ask);
+	driver_kick(&g, TX);
+	driver_run(&g);
+	cr_expect_eq(num_buffers(first), 1);
+	send_one(NULL, &other);
+	cr_expect(network_got_frame(&other));
+	end_mmds(m);
+}
+
+Test(net, the_metadata_service_stands_before_the_policy_but_behind_the_mac)
+{
+	static struct netpolicy_config deny;
+	struct mmdsnet *m = add_mmds((struct net_config){.mac = frame_mac_a});
+	struct frame f;
+
+	netguard_set_policy(net_guard(dev), netpolicy_create(&deny, frame_mac_a, NULL));
+	frame_tcp(&f, "10.0.0.2", 1000, "169.254.169.254", 80, 2, 0);
+	send_one(&(struct netframe_offload){.flags = 1, .csum_start = 34, .csum_offset = 16}, &f);
+	cr_expect_eq(mmds_count.rx_count.value, 1);
+	frame_to(&f, frame_mac_b, frame_mac_b);
+	send_one(NULL, &f);
+	cr_expect_eq(mmds_count.rx_count.value, 1);
+	cr_expect_eq(count->tx_spoofed_mac_count.value, 1);
+	frame_tcp(&f, "10.0.0.2", 1000, "169.254.169.253", 80, 2, 0);
+	send_one(NULL, &f);
+	cr_expect_eq(count->tx_denied.value, 1);
+	cr_expect(network_got_nothing());
+	end_mmds(m);
+}
+
+Test(net, the_metadata_service_gets_what_was_judged)
+{
+	struct mmdsnet *m = add_mmds((struct net_config){.mac = frame_mac_a});
+	struct frame f;
+	gpa_t at;
+
+	/* A segment longer than what is judged, in single bytes. */
+	frame_tcp(&f, "10.0.0.2", 1000, "169.254.169.254", 80, 16, 1400);
+	at = put_frame(NULL, &f);
+	driver_add(&g, TX,
+		   (struct driver_buf[]){{at, 5, false},
+					 {at + 5, 200, false},
+					 {at + 205, 1, false},
+					 {at + 206, HDR + f.len - 206, false}},
+		   4);
+	driver_kick(&g, TX);
+	cr_expect_eq(mmds_count.rx_count.value, 1);
+	cr_expect_eq(mmds_count.rx_accepted_err.value, 0);
+	end_mmds(m);
+}
+
+Test(net, answers_that_no_buffer_holds_are_lost_and_block_nothing)
+{
+	struct mmdsnet *m = add_mmds((struct net_config){.mac = frame_mac_a});
+	struct frame ask = arp_for("169.254.169.254"), from = udp();
+
+	for (int i = 0; i < 5; i++)
+		send_one(NULL, &ask);
+	add_rx(20);
+	driver_kick(&g, RX);
+	cr_expect_eq(mmds_count.tx_errors.value, 5);
+	cr_expect_eq(count->rx_packets_count.value, 0);
+	arrive(0, &from);
+	add_rx(2000);
+	driver_kick(&g, RX);
+	cr_expect_eq(count->rx_packets_count.value, 1);
+	end_mmds(m);
+}
+
+Test(net, a_reset_while_answers_wait)
+{
+	struct mmdsnet *m = add_mmds((struct net_config){.mac = frame_mac_a});
+	struct frame ask = arp_for("169.254.169.254");
+	gpa_t at;
+
+	send_one(NULL, &ask);
+	driver_write(&g, VIRTIO_MMIO_STATUS, 0);
+	driver_run(&g);
+	driver_start(&g, VIRTIO_FEATURES_COMMON | F_MAC | F_MRG_RXBUF);
+	at = add_rx(100);
+	driver_kick(&g, RX);
+	cr_expect_eq(num_buffers(at), 1);
+	send_one(NULL, &ask);
+	end_mmds(m);
+}

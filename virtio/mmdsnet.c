@@ -23,6 +23,11 @@
 #define V4_PROTOCOL   (NETFRAME_ETH + 9u)
 #define V4_DST	      (NETFRAME_ETH + 16u)
 #define V4_HEADER     20u
+#define TCP_BEGIN     (NETFRAME_ETH + V4_HEADER)
+#define TCP_HEADER    20u
+#define TCP_OFFSET    (TCP_BEGIN + 12u)
+
+enum { TCP_OPTION_END, TCP_OPTION_NOP };
 
 _Static_assert(MEMP_NUM_TCP_PCB == 30, "mmdsnet.h says so");
 _Static_assert(MMDSNET_FRAME_MAX >= NETFRAME_ETH + 60 + 60 + TCP_WND, "a window fits");
@@ -137,7 +142,10 @@ static void conn_write(struct conn *c)
 	while (c->written < c->out.len) {
 		size_t n = MIN(c->out.len - c->written, (size_t)tcp_sndbuf(c->pcb));
 
-		if (n == 0 || tcp_write(c->pcb, c->out.bytes + c->written, (u16_t)n, 0) != ERR_OK)
+		/* Small segments fill its queue before the bytes do: it takes all or nothing. */
+		while (n > 0 && tcp_write(c->pcb, c->out.bytes + c->written, (u16_t)n, 0) != ERR_OK)
+			n /= 2;
+		if (n == 0)
 			return;
 		c->written += n;
 	}
@@ -341,6 +349,32 @@ bool mmdsnet_wants(const struct mmdsnet_port *p, const uint8_t *head, uint32_t l
 }
 
 /*
+ * Whether IPv4 without options has a TCP header whose options end where they should (RFC 9293 section
+ * 3.1). lwIP reads the length of one that has no room for a length, which may be behind the frame.
+ */
+static bool headers_fine(const uint8_t *frame, uint32_t len)
+{
+	uint32_t at = TCP_BEGIN + TCP_HEADER, end;
+
+	if (len < at || frame[NETFRAME_ETH] != (4 << 4 | V4_HEADER / 4))
+		return false;
+	end = TCP_BEGIN + (uint32_t)(frame[TCP_OFFSET] >> 4) * 4;
+	if (end < at || end > len)
+		return false;
+	while (at < end && frame[at] != TCP_OPTION_END) {
+		uint32_t size = 1;
+
+		if (frame[at] != TCP_OPTION_NOP) {
+			size = at + 1 < end ? frame[at + 1] : 0;
+			if (size < 2 || size > end - at)
+				return false;
+		}
+		at += size;
+	}
+	return true;
+}
+
+/*
  * The buffer is ours for the length of this call only, and that is enough: what lwIP keeps of a
  * segment it has copied (no queue of segments out of order, and on_receive() takes everything).
  */
@@ -348,7 +382,7 @@ static bool input_tcp(struct mmdsnet_port *p, uint8_t *frame, uint32_t len)
 {
 	struct pbuf *packet;
 
-	if (len > MMDSNET_FRAME_MAX)
+	if (len > MMDSNET_FRAME_MAX || !headers_fine(frame, len))
 		return false;
 	packet = pbuf_alloc(PBUF_RAW, (u16_t)(len - NETFRAME_ETH), PBUF_REF);
 	if (!packet)

@@ -107,6 +107,7 @@ static size_t session_input(void *session, const char *buf, size_t len, struct m
 		return len;
 	case HTTP_READY:
 		mmds_answer(s->mmds, s->http, now_ns(), &r);
+		http_next(s->http);
 		break;
 	case HTTP_BAD:
 		http_error(s->http, &r);
@@ -117,7 +118,6 @@ static size_t session_input(void *session, const char *buf, size_t len, struct m
 	a->bytes = http_print(&r, &a->len);
 	if (!a->bytes)
 		a->close = true;
-	http_next(s->http);
 	return used;
 }
 

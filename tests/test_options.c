@@ -39,6 +39,8 @@ Test(options, defaults)
 	cr_expect_str_eq(o.api_sock, "/run/firecracker.socket");
 	cr_expect_str_eq(o.id, "anonymous-instance");
 	cr_expect_eq(o.max_payload, 51200);
+	cr_expect_eq(o.mmds_limit, 51200);
+	cr_expect_null(o.metadata);
 	cr_expect_null(o.config_file);
 	cr_expect_null(o.metrics_path);
 	cr_expect_not(o.no_api || o.boot_timer || o.version || o.help);
@@ -61,9 +63,18 @@ Test(options, every_option_with_a_space)
 	cr_expect_str_eq(o.module, "vmm/");
 	cr_expect(o.show_level && o.show_log_origin && o.boot_timer);
 	cr_expect_eq(o.max_payload, 7);
+	cr_expect_eq(o.mmds_limit, 7);
 	cr_expect_eq(o.start_time_us, 1);
 	cr_expect_eq(o.start_time_cpu_us, 2);
 	cr_expect_eq(o.parent_cpu_time_us, 3);
+}
+
+Test(options, of_the_metadata_service)
+{
+	FINE("--metadata", "m.json", "--mmds-size-limit", "9", "--http-api-max-payload-size", "7");
+	cr_expect_str_eq(o.metadata, "m.json");
+	cr_expect_eq(o.mmds_limit, 9);
+	cr_expect_eq(o.max_payload, 7);
 }
 
 Test(options, values_after_an_equals_sign)

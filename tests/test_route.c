@@ -483,6 +483,20 @@ Test(route, config_file_from_disk)
 	cr_expect_eq(configfile_load(&api, "/dev/zero", &e), -EFBIG);
 }
 
+Test(route, metadata_from_disk)
+{
+	static const char text[] = "{\"a\": \"b\"}\n";
+	const char *path = scratch_file(&s, "m", text, sizeof(text) - 1);
+
+	cr_assert_eq(configfile_load_metadata(&api, path, &e), 0, "%s", e.msg);
+	cr_expect_str_eq(json_string_value(json_object_get(vm.mmds.store, "a")), "b");
+	vm.mmds.limit = 5;
+	cr_expect_eq(configfile_load_metadata(&api, path, &e), -EFBIG);
+	cr_expect(strstr(e.msg, "--metadata"));
+	cr_expect_eq(configfile_load_metadata(&api, scratch_file(&s, "n", "{", 1), &e), -EINVAL);
+	cr_expect_eq(configfile_load_metadata(&api, "/no/file", &e), -ENOENT);
+}
+
 /* --- openapi.yaml --- */
 
 struct yaml_line {

@@ -35,7 +35,8 @@ vm_api_in_net() {
 	SPORE=$spore
 }
 
-# guest_start KERNEL INTERFACE [VCPUS]: boots to a shell on the console.
+# guest_start KERNEL INTERFACE [VCPUS]: boots to a shell on the console. $BEFORE_START: a function that
+# configures more.
 guest_start() {
 	vm_api_in_net --metrics-path /tmp/metrics.$((++GUESTS))
 	METRICS=/tmp/metrics.$GUESTS
@@ -44,6 +45,7 @@ guest_start() {
 		boot_args: "console=ttyS0 reboot=k panic=-1 quiet pci=off cryptomgr.notests spore.end=shell"}')"
 	ok PUT /machine-config "{\"vcpu_count\": ${3:-1}, \"mem_size_mib\": 192, \"huge_pages\": \"Transparent\"}"
 	ok PUT /network-interfaces/eth0 "$2"
+	"${BEFORE_START:-:}"
 	ok PUT /actions '{"action_type": "InstanceStart"}'
 	wait_for "SPORE-GUEST init"
 	sleep 1

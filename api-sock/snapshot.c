@@ -223,6 +223,8 @@ static int load(struct api *api, const struct snapshot_load_request *req, struct
 		.backend_path = file ? req->mem_file_path : req->backend.path,
 		.track_dirty_pages = req->track_dirty_pages || req->enable_diff_snapshots,
 		.live_snapshots = req->live_snapshots,
+		.working_set = req->working_set,
+		.working_set_ms = req->working_set_ms,
 		.clock_realtime = req->clock_realtime,
 		.huge_pages = req->huge_pages,
 		.configure = configure,
@@ -254,6 +256,8 @@ static int check_request(const struct api *api, const struct snapshot_load_reque
 			       "boot-specific resources.");
 	if (req->huge_pages == SNAPSHOT_PAGES_2M && req->backend.type == SNAPSHOT_BACKEND_FILE)
 		return err_set(e, EINVAL, "huge_pages 2M needs the memory backend Uffd");
+	if (req->working_set && req->backend.type != SNAPSHOT_BACKEND_FILE)
+		return err_set(e, EINVAL, "working_set needs the memory backend File");
 	return 0;
 }
 
@@ -277,6 +281,7 @@ static void finish_request(struct snapshot_load_request *req)
 	free(req->snapshot_path);
 	free(req->backend.path);
 	free(req->mem_file_path);
+	free(req->working_set);
 	free(req->networks.item);
 	free(req->drives.item);
 	free(req->pmems.item);
@@ -285,7 +290,7 @@ static void finish_request(struct snapshot_load_request *req)
 
 int action_put_snapshot_load(struct api *api, struct api_call *call, struct err *e)
 {
-	struct snapshot_load_request req = {0};
+	struct snapshot_load_request req = {.working_set_ms = 1000};
 	int r = read_body(&schema_snapshot_load, call, &req, e);
 
 	if (r == 0) {

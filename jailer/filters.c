@@ -72,6 +72,10 @@
 #define THREAD_FLAGS                                                                        \
 	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | \
 	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
+#ifndef MADV_POPULATE_READ /* since Linux 5.14 */
+#define MADV_POPULATE_READ  22
+#define MADV_POPULATE_WRITE 23
+#endif
 /* What glibc's fork() asks for. */
 #define FORK_FLAGS (CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD)
 #define SIGSETXID  33 /* glibc's own */
@@ -96,7 +100,10 @@ const struct filter_rule filter_table[] = {
 	IOCTL(VCPU, KVM_RUN, "vCPU: run the guest"),
 	IOCTL(VCPU, KVM_GET_REGS, "vCPU: tell where the guest was when KVM gave up"),
 	CALL(madvise, VCPU, "glibc frees the stack when a thread ends, after a failed start", IS(2, MADV_DONTNEED)),
-	CALL(exit, VCPU, "a thread ends after a failed start"),
+	CALL(exit, VCPU, "a thread ends after a failed start, or when it has prefetched"),
+	CALL(madvise, VCPU, "restore: the thread that prefetches, large reads", IS(2, MADV_WILLNEED)),
+	CALL(madvise, VCPU, "restore: the same, pages that will be read", IS(2, MADV_POPULATE_READ)),
+	CALL(madvise, VCPU, "restore: the same, pages that will be written", IS(2, MADV_POPULATE_WRITE)),
 
 	/* --- main thread --- */
 	CALL(read, ALL, "eventfds, terminal or pipe of the serial input, signalfd"),

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "snapshot/job.h"
+#include "snapshot/workset.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -24,6 +25,7 @@ void snapshot_history_finish(struct snapshot_history *h)
 	fd_close(&h->handler);
 	pageset_finish(&h->reported);
 	live_abandon(h->live);
+	workset_end(h->workset);
 	snapshot_history_init(h);
 }
 

@@ -29,6 +29,7 @@
 #include "snapshot/output.h"
 #include "snapshot/snapshot.h"
 #include "snapshot/uffd.h"
+#include "snapshot/workset.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -239,6 +240,10 @@ static int build(struct load *l, struct err *e)
 	if (!l->m)
 		return -ENOMEM;
 	r = build_memory(l, e);
+	/* As early as can be: it goes on while all the rest is done. */
+	if (r == 0 && l->p->working_set && l->p->backend == SNAPSHOT_BACKEND_FILE)
+		l->h->workset = workset_begin(l->vm, &l->m->mem, &l->state.meta.id,
+					      l->p->working_set, l->p->working_set_ms);
 	t->memory_us = lap_us(l);
 	if (r == 0)
 		r = machine_build_kvm(l->m, &l->vm->config.machine, e);
@@ -295,8 +300,12 @@ int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapsh
 		vm->machine = l->m;
 		vm->phase = VM_PAUSED;
 		remember(l);
+		workset_watch(h->workset);
 		say(&vm->times);
 	} else {
+		/* Its thread looks into guest memory. */
+		workset_end(h->workset);
+		h->workset = NULL;
 		machine_destroy(l->m);
 		snapshot_history_finish(h);
 	}

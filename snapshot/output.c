@@ -145,6 +145,31 @@ void output_drop(struct output *o)
 	drop_file(&o->memory);
 }
 
+int output_create_one(struct output_file *f, const char *path, struct err *e)
+{
+	int r;
+
+	*f = (struct output_file){.fd = -1, .dir = -1};
+	r = create_file(f, path, e);
+	if (r < 0)
+		drop_file(f);
+	return r;
+}
+
+int output_commit_one(struct output_file *f, struct err *e)
+{
+	int r = rename_file(f, f->name, e);
+
+	if (f->in_place)
+		f->temp[0] = '\0';
+	return r;
+}
+
+void output_drop_one(struct output_file *f)
+{
+	drop_file(f);
+}
+
 static bool has_inode(int fd, uint64_t inode)
 {
 	struct stat st;

@@ -47,6 +47,15 @@ int output_commit(struct output *o, struct err *e);
 void output_drop(struct output *o);
 
 /*
+ * The same for one file that nothing else depends on: <path>.tmp, which becomes <path> when it was
+ * written. A crash of the host may leave it empty. On failure of the first nothing is left.
+ */
+int output_create_one(struct output_file *f, const char *path, struct err *e);
+int output_commit_one(struct output_file *f, struct err *e);
+/* Closes it and removes what was not committed. */
+void output_drop_one(struct output_file *f);
+
+/*
  * Opens the memory file of a snapshot for reading: `path`, or what step 4 did not get to. `inode` is
  * what the state file says; a copy of the files has another one. Returns an fd or -errno.
  */

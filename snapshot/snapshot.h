@@ -15,6 +15,7 @@ struct snapshot_history {
 	bool lazy;		    /* memory comes from a userfaultfd handler */
 	int uffd, handler;	    /* of that; -1: none. Kept open as long as the VM lives */
 	struct pageset reported;    /* without tracking: pages that diffs since the load had */
+	struct workset *workset;    /* snapshot/workset.h; or NULL */
 	struct snapshot_live *live; /* one that is being written while the guest runs; or NULL */
 };
 
@@ -76,7 +77,9 @@ struct snapshot_load_params {
 	enum snapshot_backend backend;
 	const char *backend_path; /* memory file, or socket of the page fault handler */
 	bool track_dirty_pages;
-	bool live_snapshots; /* false: as saved */
+	bool live_snapshots;	 /* false: as saved */
+	const char *working_set; /* snapshot/workset.h; NULL: none. Backend File only */
+	unsigned working_set_ms; /* of running that are recorded */
 	bool clock_realtime;
 	enum snapshot_pages huge_pages;
 	/* Fills vm->config from the text that snapshot_create() was given. */

@@ -484,6 +484,61 @@ one_moment() {
 	EOF
 }
 
+# faults: page faults that the vCPU's thread has met so far.
+faults() {
+	grep -l "^vcpu 0$" /proc/"$VM_PID"/task/*/comm | sed 's/comm$/stat/' | xargs sed 's/.*) //' | cut -d' ' -f8
+}
+
+@test "a working set is recorded by one restore and brought in by the next ones" {
+	boot sweep '.mem_size_mib = 64'
+	wait_for ready
+	snap s
+	vm_kill
+	local with=".working_set = \"$SNAP/s.set\" | .working_set_ms = 1500"
+	restore s "$with"
+	listen
+	for _ in $(seq 300); do
+		grep -q '"event":"working_set"' "$EVENTS" && break
+		sleep 0.02
+	done
+	[ "$(sed -n 's/.*"event":"working_set".*"written":\([0-9]*\).*/\1/p' "$EVENTS")" -ge 12000 ] || fail "$(cat "$EVENTS")"
+	[ -s "$SNAP/s.set" ]
+	[ ! -e "$SNAP/s.set.tmp" ]
+	before=$(faults)
+	[ "$before" -ge 10000 ] || fail "$before faults"
+	vm_kill
+	# Paused until the thread that brings them has ended.
+	restore s "$with | .resume_vm = false"
+	for _ in $(seq 500); do
+		[ "$(ls /proc/"$VM_PID"/task | wc -l)" -gt 2 ] || break
+		sleep 0.02
+	done
+	ok PATCH /vm '{"state": "Resumed"}'
+	sleep 1.5
+	after=$(faults)
+	[ "$((after * 5))" -lt "$before" ] || fail "$after faults instead of $before"
+	printf x >&7
+	ends_with 0
+	# While it runs; of another snapshot; a file that is none: never more than a hint.
+	restore s "$with"
+	printf x >&7
+	ends_with 0
+	restore s
+	snap t
+	vm_kill
+	restore t "$with"
+	grep -q "s.set': it is that of another snapshot" "$SNAP/log"
+	printf x >&7
+	ends_with 0
+	echo nonsense >"$SNAP/bad.set"
+	restore s ".working_set = \"$SNAP/bad.set\""
+	grep -q "bad.set'" "$SNAP/log"
+	printf x >&7
+	ends_with 0
+	vm_api
+	refused PUT /snapshot/load "$(load_request s "$with | .mem_backend.backend_type = \"Uffd\"")" "needs the memory backend File"
+}
+
 @test "live: memory and state are of one moment, and the guest goes on meanwhile" {
 	boot sweep '.mem_size_mib = 64 | .live_snapshots = true | .huge_pages = "Transparent"'
 	wait_for ready

@@ -137,9 +137,9 @@ $(B)/spore-overlay: $(patsubst %.c,$(B)/obj/%.o,tools/spore-overlay.c virtio/ove
 	@$(CC) $(HARDEN_L) $^ -o $@.debug
 	@strip --strip-all $@.debug -o $@
 
-$(B)/spore-snapshot: $(B)/obj/tools/spore-snapshot.o $(LIB_OBJ)
+$(B)/spore-snapshot: $(B)/obj/tools/spore-snapshot.o $(B)/obj/tools/snapshot-pack.o $(LIB_OBJ)
 	@echo "  LD $@"
-	@$(CC) $(HARDEN_L) $^ $(LIBS) -o $@.debug
+	@$(CC) $(HARDEN_L) $^ $(LIBS) -lzstd -o $@.debug
 	@strip --strip-all $@.debug -o $@
 
 $(B)/asan/spore: $(ASAN_OBJ)

@@ -5,9 +5,12 @@
  *	spore-snapshot info STATE
  *	spore-snapshot verify STATE MEMORY
  *	spore-snapshot merge BASE-STATE BASE-MEMORY DIFF-STATE DIFF-MEMORY NEW-STATE NEW-MEMORY
+ *	spore-snapshot pack STATE MEMORY PACK
+ *	spore-snapshot unpack PACK STATE MEMORY
  *
  * "verify" reads all of the memory file and compares it with the hashes in the state file. "merge"
  * makes a complete snapshot of a diff and the one that it is a diff of; NEW may be BASE or DIFF.
+ * "pack" makes one compressed file of both, to be moved to another host, and "unpack" both of it.
  * Exit status: 0 done, 1 refused or failed, 2 wrong usage.
  */
 #include <fcntl.h>
@@ -17,6 +20,7 @@
 
 #include "snapshot/merge.h"
 #include "snapshot/state.h"
+#include "tools/snapshot-pack.h"
 #include "vmm/base/fd.h"
 
 static int info(char *arg[], struct err *e)
@@ -40,6 +44,19 @@ static int merge(char *arg[], struct err *e)
 			      &(struct snapshot_files){arg[4], arg[5]}, e);
 }
 
+/* zstd's own default. */
+#define PACK_LEVEL 3
+
+static int pack(char *arg[], struct err *e)
+{
+	return snapshot_pack(&(struct snapshot_files){arg[0], arg[1]}, arg[2], PACK_LEVEL, e);
+}
+
+static int unpack(char *arg[], struct err *e)
+{
+	return snapshot_unpack(arg[0], &(struct snapshot_files){arg[1], arg[2]}, e);
+}
+
 static const struct {
 	const char *name;
 	int args;
@@ -49,6 +66,8 @@ static const struct {
 	{"info", 1, info, "STATE"},
 	{"verify", 2, verify, "STATE MEMORY"},
 	{"merge", 6, merge, "BASE-STATE BASE-MEMORY DIFF-STATE DIFF-MEMORY NEW-STATE NEW-MEMORY"},
+	{"pack", 3, pack, "STATE MEMORY PACK"},
+	{"unpack", 3, unpack, "PACK STATE MEMORY"},
 };
 
 int main(int argc, char *argv[])

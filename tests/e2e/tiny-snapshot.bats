@@ -216,6 +216,53 @@ echoes() {
 	ends_with 1
 }
 
+@test "packed into one file, and unpacked somewhere else" {
+	boot dirty '.track_dirty_pages = true'
+	wait_for ready
+	snap s
+	ok PATCH /vm '{"state": "Resumed"}'
+	sleep 0.05
+	snap d '.snapshot_type = "Diff"'
+	vm_kill
+	local tool=$TOP/build/spore-snapshot
+	mkdir "$SNAP/there"
+	for name in s d; do
+		"$tool" pack "$SNAP/$name.state" "$SNAP/$name.mem" "$SNAP/$name.pack"
+		"$tool" unpack "$SNAP/$name.pack" "$SNAP/there/$name.state" "$SNAP/there/$name.mem"
+		cmp "$SNAP/$name.mem" "$SNAP/there/$name.mem"
+		[ "$("$tool" info "$SNAP/$name.state")" = "$("$tool" info "$SNAP/there/$name.state")" ]
+	done
+	[ "$(stat -c %s "$SNAP/s.pack")" -lt "$(($(du -k "$SNAP/s.mem" | cut -f1) * 1024))" ]
+	"$tool" verify "$SNAP/there/s.state" "$SNAP/there/s.mem"
+	"$tool" merge "$SNAP/there/s.state" "$SNAP/there/s.mem" "$SNAP/there/d.state" "$SNAP/there/d.mem" \
+		"$SNAP/there/m.state" "$SNAP/there/m.mem"
+	# What is cut off or changed is refused, and what is there stays.
+	before=$(md5sum "$SNAP"/there/s.*)
+	size=$(stat -c %s "$SNAP/s.pack")
+	for n in 0 5 12 13 100 $((size / 2)) $((size - 5)) $((size - 1)); do
+		head -c "$n" "$SNAP/s.pack" >"$SNAP/bad.pack"
+		run "$tool" unpack "$SNAP/bad.pack" "$SNAP/there/s.state" "$SNAP/there/s.mem"
+		[ "$status" = 1 ] || fail "cut at $n: $status $output"
+	done
+	for n in 0 8 12 20 200 $((size / 2)) $((size - 1)); do
+		cp "$SNAP/s.pack" "$SNAP/bad.pack"
+		printf '\xa5' | dd of="$SNAP/bad.pack" bs=1 seek="$n" conv=notrunc status=none
+		! cmp -s "$SNAP/s.pack" "$SNAP/bad.pack" || continue
+		run "$tool" unpack "$SNAP/bad.pack" "$SNAP/there/s.state" "$SNAP/there/s.mem"
+		[ "$status" = 1 ] || fail "changed at $n: $status $output"
+	done
+	run "$tool" pack "$SNAP/s.state" "$SNAP/d.mem" "$SNAP/x.pack"
+	[ "$status" = 1 ]
+	[ ! -e "$SNAP/x.pack" ]
+	[ "$before" = "$(md5sum "$SNAP"/there/s.*)" ]
+	[ -z "$(find "$SNAP" -name '*.tmp')" ]
+	cp "$SNAP/there/m.state" "$SNAP/m.state"
+	cp --sparse=always "$SNAP/there/m.mem" "$SNAP/m.mem"
+	restore m
+	printf x >&7
+	ends_with 0
+}
+
 @test "a load that fails says why and ends the process" {
 	boot echo
 	wait_for ready

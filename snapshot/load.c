@@ -300,7 +300,7 @@ int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapsh
 		vm->machine = l->m;
 		vm->phase = VM_PAUSED;
 		remember(l);
-		workset_watch(h->workset);
+		workset_built(h->workset);
 		say(&vm->times);
 	} else {
 		/* Its thread looks into guest memory. */

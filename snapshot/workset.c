@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -36,6 +37,7 @@ struct workset {
 	/* Prefetching. */
 	pthread_t thread;
 	bool has_thread;
+	sem_t built; /* the machine is */
 	_Atomic bool stop;
 	/* Recording. */
 	bool recording;
@@ -161,6 +163,9 @@ static void *prefetch(void *arg)
 	if (seccomp_install(w->vm->seccomp, SECCOMP_VCPU, &e) < 0)
 		return NULL;
 	announce(w);
+	/* Building the machine changes the address space, and would wait for each of our steps. */
+	while (sem_wait(&w->built) < 0)
+		;
 	for (uint32_t i = 0; i < w->list.count && !w->stop; i++)
 		bring(w, &w->list.extent[i]);
 	return NULL;
@@ -170,6 +175,7 @@ static void start_prefetch(struct workset *w)
 {
 	pthread_attr_t attr;
 
+	sem_init(&w->built, 0, 0);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, KIB(64));
 	w->has_thread = pthread_create(&w->thread, &attr, prefetch, w) == 0;
@@ -280,8 +286,10 @@ static void on_sample(struct loop_timer *t)
 	stop_recording(w);
 }
 
-void workset_watch(struct workset *w)
+void workset_built(struct workset *w)
 {
+	if (w && w->has_thread)
+		sem_post(&w->built);
 	if (w && w->recording)
 		loop_timer_set(w->vm->loop, &w->timer, w->left_ns[0]);
 }
@@ -352,8 +360,10 @@ void workset_end(struct workset *w)
 	if (!w)
 		return;
 	w->stop = true;
-	if (w->has_thread)
+	if (w->has_thread) {
+		sem_post(&w->built);
 		pthread_join(w->thread, NULL);
+	}
 	stop_recording(w);
 	workset_list_finish(&w->list);
 	free(w->path);

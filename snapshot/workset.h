@@ -6,8 +6,8 @@
  * asked which pages of guest memory this process has mapped (/proc/self/pagemap), and which of them
  * are its own copies, because they were written. What was new each time goes into a small file
  * beside the snapshot, in that order. The next restores read that file, and a thread of theirs
- * brings the pages in by large reads while the vCPUs start: read pages out of the page cache,
- * written ones as copies, so that the guest meets no page fault.
+ * has the kernel read the pages while the machine is built, and maps them while the vCPUs start:
+ * read pages out of the page cache, written ones as copies, so that the guest meets no page fault.
  *
  * The file is in the container of state files (snapshot/file.h), with one section, and belongs to one
  * snapshot by its id. It is never more than a hint. Main thread, but for the one that prefetches.
@@ -48,8 +48,8 @@ struct workset;
  */
 struct workset *workset_begin(struct vm *vm, const struct gmem *mem, const struct snapshot_id *id,
 			      const char *path, unsigned ms);
-/* The threads of the machine exist. Before that nothing is recorded. */
-void workset_watch(struct workset *w);
+/* The machine is whole: from here on pages are brought in, or recorded. Also of NULL. */
+void workset_built(struct workset *w);
 /* Before guest memory goes away; also of NULL. */
 void workset_end(struct workset *w);
 

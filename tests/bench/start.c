@@ -1,30 +1,43 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * start ROUNDS DIR SPORE KERNEL KVMCOST
+ * start ROUNDS DIR SPORE KERNEL KVMCOST [restore]
  *
  * InstanceStart to the first exit of the guest: 128 MiB, one vCPU, a block and an entropy device,
  * through the API. In turn with KVMCOST, which does the bare KVM calls, each in a new process.
  * DIR is for the socket, the disk and the metrics file, from which the figures of "spore" are
  * taken (group start_us, vmm/metrics.h), and which has `request` too: from the sending of the
  * request to the first exit. KERNEL has to end its guest by itself.
+ *
+ * With "restore" it is PUT /snapshot/load with resume_vm instead, of a guest with 128 MiB ("spore") and
+ * one with 1 GiB ("large"); KERNEL has to make exits for ever.
  */
+#include <signal.h>
+#include <stdbool.h>
+
 #include "tests/bench/bench.h"
 
 struct paths {
-	char socket[256], disk[256], metrics[256];
+	char socket[256], disk[256], metrics[256], state[256], memory[256];
 };
 
-static void configure(int fd, const struct paths *p, const char *kernel)
+static void configure(int fd, const struct paths *p, const char *kernel, unsigned mib)
 {
-	char body[1024];
+	char body[2048];
 
 	snprintf(body, sizeof(body), "{\"kernel_image_path\":\"%s\"}", kernel);
 	bench_request(fd, "PUT", "/boot-source", body);
-	bench_request(fd, "PUT", "/machine-config", "{\"vcpu_count\":1,\"mem_size_mib\":128}");
+	snprintf(body, sizeof(body), "{\"vcpu_count\":1,\"mem_size_mib\":%u}", mib);
+	bench_request(fd, "PUT", "/machine-config", body);
 	snprintf(body, sizeof(body),
 		 "{\"drive_id\":\"d\",\"path_on_host\":\"%s\",\"is_root_device\":false}", p->disk);
 	bench_request(fd, "PUT", "/drives/d", body);
 	bench_request(fd, "PUT", "/entropy", "{}");
+}
+
+static void set_metrics(int fd, const struct paths *p)
+{
+	char body[512];
+
 	snprintf(body, sizeof(body), "{\"metrics_path\":\"%s\"}", p->metrics);
 	bench_request(fd, "PUT", "/metrics", body);
 }
@@ -50,7 +63,7 @@ static char *read_metrics(const char *path, char *buf, size_t size)
 	return strchr(group, '{') + 1;
 }
 
-static void report(unsigned round, const char *at, uint64_t sent_ns)
+static void report(const char *who, unsigned round, const char *at, uint64_t sent_ns)
 {
 	uint64_t begin = 0, first_exit = 0;
 	unsigned long long us;
@@ -62,40 +75,93 @@ static void report(unsigned round, const char *at, uint64_t sent_ns)
 		if (strcmp(name, "begin") == 0)
 			begin = us * 1000;
 		else
-			bench_row("spore", round, name, us * 1000);
+			bench_row(who, round, name, us * 1000);
 		if (strcmp(name, "first_exit") == 0)
 			first_exit = us * 1000;
 	}
 	if (!begin || !first_exit)
 		errx(1, "the guest did not run");
-	bench_row("spore", round, "request", begin + first_exit - sent_ns);
+	bench_row(who, round, "request", begin + first_exit - sent_ns);
 }
 
-static void measure_spore(unsigned round, const struct paths *p, char *spore, const char *kernel)
+static int spawn(const struct paths *p, char *spore, struct bench_child *child)
 {
 	char *argv[] = {spore, (char[]){"--api-sock"}, (char *)(uintptr_t)p->socket, NULL};
-	char buf[16384];
-	struct bench_child child;
-	uint64_t sent;
-	int fd;
 
 	unlink(p->socket);
 	unlink(p->metrics);
 	close(open(p->metrics, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
-	child = bench_spawn(argv, -1);
-	fd = bench_connect(p->socket);
-	configure(fd, p, kernel);
+	*child = bench_spawn(argv, -1);
+	return bench_connect(p->socket);
+}
+
+static void measure_spore(unsigned round, const struct paths *p, char *spore, const char *kernel)
+{
+	char buf[16384];
+	struct bench_child child;
+	int fd = spawn(p, spore, &child);
+	uint64_t sent;
+
+	configure(fd, p, kernel, 128);
+	set_metrics(fd, p);
 	sent = bench_now();
 	bench_request(fd, "PUT", "/actions", "{\"action_type\":\"InstanceStart\"}");
 	bench_wait(child.pid);
 	close(fd);
-	report(round, read_metrics(p->metrics, buf, sizeof(buf)), sent);
+	report("spore", round, read_metrics(p->metrics, buf, sizeof(buf)), sent);
 }
 
-static void measure_bare(unsigned round, char *kvmcost)
+static void make_snapshot(const struct paths *p, char *spore, const char *kernel, unsigned mib)
+{
+	char body[1024];
+	struct bench_child child;
+	int fd = spawn(p, spore, &child);
+
+	configure(fd, p, kernel, mib);
+	bench_request(fd, "PUT", "/actions", "{\"action_type\":\"InstanceStart\"}");
+	nanosleep(&(const struct timespec){.tv_nsec = 300000000}, NULL);
+	bench_request(fd, "PATCH", "/vm", "{\"state\":\"Paused\"}");
+	snprintf(body, sizeof(body), "{\"snapshot_path\":\"%s\",\"mem_file_path\":\"%s\"}",
+		 p->state, p->memory);
+	bench_request(fd, "PUT", "/snapshot/create", body);
+	kill(child.pid, SIGKILL);
+	bench_wait(child.pid);
+	close(fd);
+}
+
+/* Its metrics are asked for until it has made an exit. */
+static void measure_restore(const char *who, unsigned round, const struct paths *p, char *spore)
+{
+	char buf[16384], body[1024], *at = buf;
+	struct bench_child child;
+	int fd = spawn(p, spore, &child);
+	bool ran = false;
+	uint64_t sent;
+
+	set_metrics(fd, p);
+	snprintf(body, sizeof(body),
+		 "{\"snapshot_path\":\"%s\",\"resume_vm\":true,\"mem_backend\":{\"backend_type\":"
+		 "\"File\","
+		 "\"backend_path\":\"%s\"}}",
+		 p->state, p->memory);
+	sent = bench_now();
+	bench_request(fd, "PUT", "/snapshot/load", body);
+	for (unsigned i = 0; i < 200 && !ran; i++) {
+		nanosleep(&(const struct timespec){.tv_nsec = 10000000}, NULL);
+		bench_request(fd, "PUT", "/actions", "{\"action_type\":\"FlushMetrics\"}");
+		at = read_metrics(p->metrics, buf, sizeof(buf));
+		ran = strstr(at, "\"first_exit\":") && !strstr(at, "\"first_exit\":0");
+	}
+	kill(child.pid, SIGKILL);
+	bench_wait(child.pid);
+	close(fd);
+	report(who, round, at, sent);
+}
+
+static void measure_bare(unsigned round, char *kvmcost, const char *name)
 {
 	char number[16];
-	char *argv[] = {kvmcost, (char[]){"bare"}, number, NULL};
+	char *argv[] = {kvmcost, (char *)(uintptr_t)name, number, NULL};
 
 	snprintf(number, sizeof(number), "%u", round);
 	fflush(stdout);
@@ -103,24 +169,42 @@ static void measure_bare(unsigned round, char *kvmcost)
 		errx(1, "%s failed", kvmcost);
 }
 
+static void fill_paths(struct paths *p, const char *dir, const char *name)
+{
+	snprintf(p->socket, sizeof(p->socket), "%s/start.sock", dir);
+	snprintf(p->disk, sizeof(p->disk), "%s/disk", dir);
+	snprintf(p->metrics, sizeof(p->metrics), "%s/metrics", dir);
+	snprintf(p->state, sizeof(p->state), "%s/%s.state", dir, name);
+	snprintf(p->memory, sizeof(p->memory), "%s/%s.mem", dir, name);
+}
+
 int main(int argc, char *argv[])
 {
-	struct paths p;
+	bool restore = argc == 7 && strcmp(argv[6], "restore") == 0;
+	struct paths p, large;
 	unsigned rounds;
 	int fd;
 
-	if (argc != 6)
-		errx(2, "usage: start ROUNDS DIR SPORE KERNEL KVMCOST");
+	if (argc != 6 && !restore)
+		errx(2, "usage: start ROUNDS DIR SPORE KERNEL KVMCOST [restore]");
 	rounds = (unsigned)atoi(argv[1]);
-	snprintf(p.socket, sizeof(p.socket), "%s/start.sock", argv[2]);
-	snprintf(p.disk, sizeof(p.disk), "%s/disk", argv[2]);
-	snprintf(p.metrics, sizeof(p.metrics), "%s/metrics", argv[2]);
+	fill_paths(&p, argv[2], "small");
+	fill_paths(&large, argv[2], "large");
 	fd = open(p.disk, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
 	if (fd < 0 || ftruncate(fd, 1 << 20) < 0)
 		err(1, "%s", p.disk);
+	if (restore) {
+		make_snapshot(&p, argv[3], argv[4], 128);
+		make_snapshot(&large, argv[3], argv[4], 1024);
+	}
 	for (unsigned round = 0; round < rounds; round++) {
-		measure_spore(round, &p, argv[3], argv[4]);
-		measure_bare(round, argv[5]);
+		if (restore) {
+			measure_restore("spore", round, &p, argv[3]);
+			measure_restore("large", round, &large, argv[3]);
+		} else {
+			measure_spore(round, &p, argv[3], argv[4]);
+		}
+		measure_bare(round, argv[5], restore ? "restore" : "bare");
 	}
 	return 0;
 }

@@ -302,8 +302,8 @@ static int signalled;
 /* Under `mutex`: what belongs to it waits, what belongs to another one or to none does not. */
 static void signal_three(struct source *me)
 {
-	loop_signal(me->loop, &mutex, signalled);
-	loop_signal(me->loop, &mutex, signalled);
+	cr_assert(loop_signal(me->loop, &mutex, signalled));
+	cr_assert_not(loop_signal(me->loop, &mutex, signalled), "due already");
 	cr_assert_not(fd_event_drain(signalled), "not while the lock is held");
 	loop_signal(me->loop, &other_mutex, signalled);
 	cr_assert(fd_event_drain(signalled));

@@ -900,7 +900,7 @@ Test(net, a_limit_holds_the_transmit_queue_and_a_timer_resumes_it)
 Test(net, a_limit_holds_receiving_without_losing_frames)
 {
 	struct frame f = udp();
-	const struct net_config cfg = {.rx = {.bandwidth = {f.len, 50, 0}}};
+	const struct net_config cfg = {.rx = {.bandwidth = {f.len, 500, 0}}};
 
 	again(cfg, 1, 0, F_MRG_RXBUF);
 	for (unsigned i = 0; i < 4; i++)

@@ -6,8 +6,8 @@
 void virtio_interrupt(struct virtio_device *d, enum virtio_irq why)
 {
 	d->state.interrupt_status |= why;
-	metric_inc(&d->interrupts);
-	loop_signal(d->env.loop, d->env.lock, d->env.irq_fd);
+	if (loop_signal(d->env.loop, d->env.lock, d->env.irq_fd))
+		metric_inc(&d->interrupts);
 }
 
 void virtio_queue_end(struct virtio_device *d, struct virtq *q)

@@ -120,12 +120,17 @@ static void leave(struct loop *l, pthread_mutex_t *lock)
 }
 
 /* Who holds `lock` and is not in a callback under it sees that from `held`, whatever its thread. */
-void loop_signal(struct loop *l, const pthread_mutex_t *lock, int fd)
+bool loop_signal(struct loop *l, const pthread_mutex_t *lock, int fd)
 {
-	if (!lock || __atomic_load_n(&l->held, __ATOMIC_RELAXED) != lock)
+	bool due;
+
+	if (!lock || __atomic_load_n(&l->held, __ATOMIC_RELAXED) != lock) {
 		fd_event_signal(fd);
-	else
-		l->signal_fd = fd;
+		return true;
+	}
+	due = l->signal_fd == fd;
+	l->signal_fd = fd;
+	return !due;
 }
 
 static void run_timers(struct loop *l)

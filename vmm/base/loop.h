@@ -63,8 +63,9 @@ void loop_timer_clear(struct loop *l, struct loop_timer *t);
  * Signals eventfd `fd`, which belongs to what `lock` protects; the caller holds `lock` (NULL: there
  * is none), on any thread. Within a callback that has `lock` held around it, the signal is given
  * after the lock was released: whom it wakes up wants the lock at once, and would have to sleep.
+ * False: it is due already.
  */
-void loop_signal(struct loop *l, const pthread_mutex_t *lock, int fd);
+bool loop_signal(struct loop *l, const pthread_mutex_t *lock, int fd);
 
 /* Sleeps until there is something to serve, and serves nothing yet. */
 void loop_wait(const struct loop *l);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One end of a vsock for the tests, in the guest and on the host (static, so that it runs in any
+ * One end of a vsock or TCP connection for the tests, in the guest and on the host (static, so that it runs in any
  * guest).
  *
  *	peer ADDRESS echo                         send back what comes, for ever
@@ -9,7 +9,7 @@
  *	peer ADDRESS send BYTES                   one way, as fast as it goes; tells MB/s
  *	peer ADDRESS sink                         reads, for ever
  *
- * ADDRESS: vsock:PORT (listen), vsock:CID:PORT (connect), unix:PATH (both), and
+ * ADDRESS: vsock:PORT (listen), vsock:CID:PORT (connect), unix:PATH and tcp:IPV4:PORT (both), and
  * unix:PATH:PORT to connect to a guest's port through the monitor's socket.
  *
  * Of the streams every 8th reads slowly, and every 10th is killed half-way; all others are
@@ -17,6 +17,7 @@
  * only if all is as it should be.
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -43,6 +44,7 @@ struct address {
 		struct sockaddr any;
 		struct sockaddr_un un;
 		struct sockaddr_vm vm;
+		struct sockaddr_in in;
 	} sa;
 	socklen_t len;
 	unsigned port; /* through a monitor's socket; 0: directly */
@@ -65,6 +67,18 @@ static struct address parse(char *s)
 		a.sa.vm.svm_cid = colon ? (unsigned)strtoul(s + 6, NULL, 10) : VMADDR_CID_ANY;
 		a.sa.vm.svm_port = (unsigned)strtoul(colon ? colon + 1 : s + 6, NULL, 10);
 		a.len = sizeof(a.sa.vm);
+		return a;
+	}
+	if (strncmp(s, "tcp:", 4) == 0) {
+		colon = strchr(s + 4, ':');
+		if (!colon)
+			die("tcp:ADDRESS:PORT expected");
+		*colon = '\0';
+		a.sa.in.sin_family = AF_INET;
+		a.sa.in.sin_port = htons((uint16_t)strtoul(colon + 1, NULL, 10));
+		a.len = sizeof(a.sa.in);
+		if (inet_pton(AF_INET, s + 4, &a.sa.in.sin_addr) != 1)
+			die(s);
 		return a;
 	}
 	s += strncmp(s, "unix:", 5) == 0 ? 5 : 0;
@@ -348,7 +362,8 @@ static int do_send(const struct address *a, size_t bytes)
 	shutdown(fd, SHUT_WR);
 	while (read(fd, buf, sizeof(buf)) > 0)
 		;
-	printf("peer: %.1f MB/s\n", (double)bytes / 1e6 / (now() - start));
+	start = now() - start;
+	printf("peer: %.1f MB/s, us %.0f\n", (double)bytes / 1e6 / start, start * 1e6);
 	return 0;
 }
 

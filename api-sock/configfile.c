@@ -233,7 +233,7 @@ static ssize_t read_file(const char *path, size_t max, char **text, struct err *
 	cleanup_fd int fd = fd_open_path(path, O_RDONLY, 0);
 
 	if (fd < 0)
-		return err_set(e, -fd, "open: %s", strerror(-fd));
+		return err_set(e, -fd, "%s", strerror(-fd));
 	*text = malloc(max + 1);
 	if (!*text)
 		return err_set(e, ENOMEM, "out of memory");

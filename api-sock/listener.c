@@ -98,7 +98,9 @@ void listener_close(struct listener *l)
 {
 	struct stat st;
 
-	if (l->bound && lstat(l->path, &st) == 0 && st.st_dev == l->dev && st.st_ino == l->ino)
+	if (l->bound &&
+	    fstatat(AT_FDCWD, l->path, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) == 0 &&
+	    st.st_dev == l->dev && st.st_ino == l->ino)
 		unlinkat(AT_FDCWD, l->path, 0);
 	l->bound = false;
 	fd_close(&l->fd);

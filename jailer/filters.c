@@ -11,7 +11,7 @@
  * handler that reports a violation cannot be replaced), mprotect and mmap with PROT_EXEC, execve,
  * ptrace, process_vm_*, kill, prctl but for a thread's name (and the end of a child with us), clone3 (its flags are behind a
  * pointer), sockets of every family but AF_UNIX, ioctl but for the listed requests, the futex
- * operations with priority inheritance and requeueing, and every open once the guest runs but of
+ * operations with priority inheritance, and every open once the guest runs but of
  * files that exist. A fork() is allowed to the main thread only if live snapshots were asked for.
  */
 #define _GNU_SOURCE
@@ -22,6 +22,7 @@
 #include <linux/if_tun.h>
 #include <linux/io_uring.h>
 #include <linux/kvm.h>
+#include <linux/membarrier.h>
 #include <linux/memfd.h>
 #include <linux/seccomp.h>
 #include <linux/sockios.h>
@@ -68,38 +69,34 @@
 	}
 #define IOCTL(who, request, why) CALL(ioctl, who, why, IS(1, request))
 
-/* What glibc 2.36 asks for a thread; it tells the kernel through clone() when clone3() is missing. */
+/* What musl asks for a thread. */
 #define THREAD_FLAGS                                                                        \
 	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | \
-	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
+	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_DETACHED)
+/* What musl adds to the flags of every file; glibc's headers, which this is compiled with, say 0. */
+#define LARGE 0100000
 #ifndef MADV_POPULATE_READ /* since Linux 5.14 */
 #define MADV_POPULATE_READ  22
 #define MADV_POPULATE_WRITE 23
 #endif
-/* What glibc's fork() asks for. */
-#define FORK_FLAGS (CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD)
-#define SIGSETXID  33 /* glibc's own */
-#define FUTEX_FREE (FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME)
 
 /* clang-format off */
 const struct filter_rule filter_table[] = {
 	/* --- what every thread does --- */
 	CALL(write, ALL, "eventfds, log, serial output, metrics"),
-	CALL(futex, ALL, "mutexes and condition variables: wait and wake", APART(1, FUTEX_FREE | FUTEX_WAKE, FUTEX_WAIT)),
-	CALL(futex, ALL, "the same, until a time or for one of several", APART(1, FUTEX_FREE, FUTEX_WAIT_BITSET)),
+	CALL(futex, ALL, "mutexes and condition variables: wait and wake", APART(1, FUTEX_PRIVATE_FLAG | FUTEX_WAKE, FUTEX_WAIT)),
+	CALL(futex, ALL, "condition variables: from one waiter to the next", APART(1, FUTEX_PRIVATE_FLAG, FUTEX_REQUEUE)),
 	CALL(epoll_ctl, ALL, "a device changes what the loop watches, from a register write too"),
 	CALL(poll, ALL, "the log asks whether its sink would block"),
 	CALL(clock_gettime, ALL, "times: CPU clocks, and all clocks where the vDSO cannot"),
 	CALL(rt_sigreturn, ALL, "the end of the handler that interrupts KVM_RUN"),
-	CALL(rt_sigprocmask, ALL, "glibc around pthread_kill(), raise() and the end of a thread"),
+	CALL(rt_sigprocmask, ALL, "musl around pthread_kill(), raise() and the end of a thread"),
 	CALL(exit_group, ALL, "the end of the process; also from the handlers of fatal signals"),
 	IOCTL(ALL, TCSETS, "give the terminal back at the end, also after a fatal signal"),
-	IOCTL(ALL, TCGETS, "tcsetattr() looks first"),
 
 	/* --- vCPU threads --- */
 	IOCTL(VCPU, KVM_RUN, "vCPU: run the guest"),
 	IOCTL(VCPU, KVM_GET_REGS, "vCPU: tell where the guest was when KVM gave up"),
-	CALL(madvise, VCPU, "glibc frees the stack when a thread ends, after a failed start", IS(2, MADV_DONTNEED)),
 	CALL(exit, VCPU, "a thread ends after a failed start, or when it has prefetched"),
 	CALL(madvise, VCPU, "restore: the thread that prefetches, large reads", IS(2, MADV_WILLNEED)),
 	CALL(madvise, VCPU, "restore: the same, pages that will be read", IS(2, MADV_POPULATE_READ)),
@@ -107,9 +104,9 @@ const struct filter_rule filter_table[] = {
 
 	/* --- main thread --- */
 	CALL(read, ALL, "eventfds, terminal or pipe of the serial input, signalfd"),
-	CALL(epoll_wait, MAIN, "the event loop"),
+	CALL(epoll_pwait, MAIN, "the event loop"),
 	CALL(getrusage, MAIN, "GET /metrics: page faults, CPU time", IS(0, RUSAGE_SELF)),
-	CALL(openat, MAIN, "SIGUSR2: the log and the metrics file, by the path of before", IS(2, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC | O_NOCTTY)),
+	CALL(openat, MAIN, "SIGUSR2: the log and the metrics file, by the path of before", IS(2, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC | O_NOCTTY | LARGE)),
 	CALL(dup3, MAIN, "the log keeps its number", IS(2, O_CLOEXEC)),
 	CALL(accept4, MAIN, "an API connection", IS(3, SOCK_CLOEXEC | SOCK_NONBLOCK)),
 	CALL(getsockopt, MAIN, "whose API connection it is", IS(1, SOL_SOCKET), IS(2, SO_PEERCRED)),
@@ -126,12 +123,14 @@ const struct filter_rule filter_table[] = {
 	CALL(openat2, MAIN, "the same in a jail"),
 	CALL(fcntl, MAIN, "the same: flags of the file", IS(1, F_SETFL)),
 	CALL(fcntl, MAIN, "the same: a duplicate for the device", IS(1, F_DUPFD_CLOEXEC)),
+	CALL(fcntl, MAIN, "musl: the duplicate once more", IS(1, F_SETFD)),
 	CALL(fcntl, MAIN, "the same: was /dev/fd/<number> inherited", IS(1, F_GETFD)),
 	CALL(fcntl, MAIN, "the same: and what it is open for", IS(1, F_GETFL)),
 	CALL(flock, MAIN, "a drive is locked while it is in use"),
 	IOCTL(MAIN, BLKGETSIZE64, "PATCH /drives: size of a block device"),
 	CALL(getrandom, MAIN, "entropy device"),
-	CALL(newfstatat, MAIN, "is the API socket still ours, before it is removed"),
+	CALL(fstat, MAIN, "PATCH /drives: what is it"),
+	CALL(newfstatat, MAIN, "is a socket still ours, before it is removed; snapshot: what has its name"),
 	IOCTL(MAIN, TUNSETOFFLOAD, "tap: what the guest's driver accepts"),
 	IOCTL(MAIN, TUNSETQUEUE, "tap: queue pairs that the guest's driver uses"),
 	CALL(socket, MAIN, "vsock: the guest connects to the host", IS(0, AF_UNIX), IS(1, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)),
@@ -143,17 +142,17 @@ const struct filter_rule filter_table[] = {
 	CALL(brk, MAIN, "malloc"),
 	CALL(mmap, MAIN, "malloc; guest memory and run areas of vCPUs before the start", WITHOUT(2, PROT_EXEC)),
 	CALL(munmap, MAIN, "malloc"),
+	CALL(madvise, MAIN, "free", IS(2, MADV_FREE)),
+	CALL(mprotect, MAIN, "malloc: pages that it has reserved", WITHOUT(2, PROT_EXEC)),
 	CALL(mremap, MAIN, "realloc"),
-	CALL(getpid, MAIN, "glibc for pthread_kill(), raise() and abort()"),
-	CALL(gettid, MAIN, "glibc for raise() and abort()"),
-	CALL(tgkill, MAIN, "interrupt KVM_RUN", IS(2, SIGUSR1)),
-	CALL(tgkill, MAIN, "abort() of a failed assertion", IS(2, SIGABRT)),
-	CALL(tgkill, MAIN, "end by the signal that asked for the end", IS(2, SIGTERM)),
-	CALL(tgkill, MAIN, "end by the signal that asked for the end", IS(2, SIGINT)),
-	CALL(tgkill, MAIN, "end by the signal that asked for the end", IS(2, SIGQUIT)),
+	CALL(tkill, MAIN, "interrupt KVM_RUN", IS(1, SIGUSR1)),
+	CALL(tkill, MAIN, "abort() of a failed assertion", IS(1, SIGABRT)),
+	CALL(tkill, MAIN, "end by the signal that asked for the end", IS(1, SIGTERM)),
+	CALL(tkill, MAIN, "end by the signal that asked for the end", IS(1, SIGINT)),
+	CALL(tkill, MAIN, "end by the signal that asked for the end", IS(1, SIGQUIT)),
 
 	/* --- main thread: PUT /snapshot/create --- */
-	CALL(openat, MAIN, "snapshot: a new file of a name that is not there", IS(2, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC)),
+	CALL(openat, MAIN, "snapshot: a new file of a name that is not there", IS(2, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | LARGE)),
 	CALL(ftruncate, MAIN, "snapshot: size of the memory file"),
 	CALL(copy_file_range, MAIN, "snapshot: what a diff leaves as it was"),
 	IOCTL(MAIN, FICLONE, "snapshot: the same"),
@@ -182,8 +181,9 @@ const struct filter_rule filter_table[] = {
 	IOCTL(MAIN, KVM_GET_TSC_KHZ, "snapshot: state of a vCPU"),
 
 	/* --- main thread, if live snapshots were asked for: PUT /snapshot/create with "live" --- */
-	CALL(clone, LIVE, "live snapshot: the process that has memory as it was", IS(0, FORK_FLAGS)),
-	CALL(set_robust_list, LIVE, "live snapshot: glibc in it"),
+	CALL(fork, LIVE, "live snapshot: the process that has memory as it was"),
+	CALL(gettid, LIVE, "live snapshot: musl in it"),
+	CALL(getpid, LIVE, "live snapshot: whose child it is"),
 	CALL(prctl, LIVE, "live snapshot: it ends with us", IS(0, PR_SET_PDEATHSIG), IS(1, SIGKILL)),
 	CALL(getppid, LIVE, "live snapshot: unless we were faster"),
 	CALL(close_range, LIVE, "live snapshot: it lets go of what is not its"),
@@ -207,16 +207,12 @@ const struct filter_rule filter_table[] = {
 	IOCTL(BOOT, TUNSETVNETHDRSZ, "tap: size of the virtio header"),
 	CALL(bind, BOOT, "PUT /vsock"),
 	CALL(listen, BOOT, "PUT /vsock"),
-	CALL(getpgrp, BOOT, "are we in the foreground of the terminal"),
+	CALL(getpgid, BOOT, "are we in the foreground of the terminal"),
 	CALL(rt_sigaction, BOOT, "the handler that interrupts KVM_RUN", IS(0, SIGUSR1)),
-	CALL(rt_sigaction, BOOT, "glibc at the first thread", IS(0, SIGSETXID)),
-	CALL(mprotect, BOOT, "glibc: the stack of a thread behind its guard page", WITHOUT(2, PROT_EXEC)),
 	CALL(madvise, BOOT, "guest memory in huge pages", IS(2, MADV_HUGEPAGE)),
 	CALL(prctl, BOOT, "the name of a new thread", IS(0, PR_SET_NAME)),
-	CALL(set_robust_list, BOOT, "glibc in a new thread"),
-	CALL(rseq, BOOT, "glibc in a new thread"),
+	CALL(membarrier, BOOT, "musl before the first thread", IS(0, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)),
 	CALL(clone, BOOT, "threads, nothing else", IS(0, THREAD_FLAGS)),
-	{.nr = __NR_clone3, .who = BOOT, .error = ENOSYS, .why = "makes glibc use clone(), whose flags can be checked"},
 	CALL(fsync, BOOT, "a new overlay"),
 	CALL(io_uring_setup, BOOT, "block device: the ring of an asynchronous drive"),
 	CALL(io_uring_register, BOOT, "block device: its files", IS(1, IORING_REGISTER_FILES)),
@@ -227,7 +223,8 @@ const struct filter_rule filter_table[] = {
 	CALL(fcntl, BOOT, "what a descriptor is", IS(1, F_GETFL)),
 	CALL(fcntl, BOOT, "was it inherited", IS(1, F_GETFD)),
 	IOCTL(BOOT, BLKGETSIZE64, "block device: size"),
-	IOCTL(BOOT, TCGETS, "terminal: is it one, and its settings"),
+	IOCTL(BOOT, TIOCGWINSZ, "terminal: is it one"),
+	IOCTL(BOOT, TCGETS, "terminal: its settings"),
 	IOCTL(BOOT, TIOCGPGRP, "terminal: are we in the foreground"),
 	IOCTL(BOOT, KVM_GET_API_VERSION, "KVM: what it can do"),
 	IOCTL(BOOT, KVM_CHECK_EXTENSION, "KVM: what it can do"),

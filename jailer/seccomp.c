@@ -98,7 +98,7 @@ int seccomp_call_number(const char *name)
 static void (*before_the_end)(void);
 
 /*
- * Async-signal-safe in fact: log_write() and snprintf() of glibc neither allocate nor lock for
+ * Async-signal-safe in fact: log_write() and snprintf() neither allocate nor lock for
  * these formats, and the signal is synchronous: it comes at the call that was refused. The line
  * on standard error is first, since a filter from a file may refuse what the others need, and
  * a violation in here is the end without another word.

@@ -21,11 +21,27 @@ static uint8_t *page_at(const struct gmem *m, uint64_t page)
 	return gmem_base(m) + page * GMEM_PAGE;
 }
 
+/* Pages are compared by words of their own making: musl's memcmp() goes byte by byte. */
+static bool same_page(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	for (size_t i = 0; i < GMEM_PAGE / sizeof(*x); i += 8) {
+		uint64_t differ = 0;
+
+		for (size_t j = i; j < i + 8; j++)
+			differ |= x[j] ^ y[j];
+		if (differ)
+			return false;
+	}
+	return true;
+}
+
 bool memory_is_zero(const void *page)
 {
-	const uint64_t *word = page;
+	static const _Alignas(GMEM_PAGE) uint8_t zero[GMEM_PAGE];
 
-	return word[0] == 0 && memcmp(page, (const uint8_t *)page + 8, GMEM_PAGE - 8) == 0;
+	return same_page(page, zero);
 }
 
 uint64_t memory_page_hash(const void *page, uint64_t number)
@@ -141,7 +157,7 @@ int memory_changed(const struct gmem *m, struct pageset *s, struct err *e)
 		if (r < 0)
 			err_set(e, -r, "read the memory file: %s", strerror(-r));
 		for (uint64_t i = 0; r == 0 && i < n; i++)
-			if (memcmp(was + i * GMEM_PAGE, page_at(m, at + i), GMEM_PAGE) != 0)
+			if (!same_page(was + i * GMEM_PAGE, page_at(m, at + i)))
 				pageset_add(s, at + i);
 	}
 	pageset_finish(&look);

@@ -307,7 +307,7 @@ static int start_recording(struct workset *w, unsigned ms, struct err *e)
 	for (unsigned i = 0; i < SAMPLES; i++)
 		w->left_ns[i] = (at[i] - (i ? at[i - 1] : 0)) * 1000ull * ms;
 	w->timer = (struct loop_timer){.expired = on_sample, .arg = w};
-	w->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	w->pagemap = openat(AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	if (w->pagemap < 0)
 		r = err_sys(e, "open /proc/self/pagemap (a jail has none: record outside of it)");
 	if (r == 0)

@@ -44,7 +44,7 @@ static int check_exists(const char *name, struct err *e)
 static int attach(const char *name, unsigned flags, struct err *e)
 {
 	struct ifreq ifr = {.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | flags)};
-	int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	int fd = openat(AT_FDCWD, "/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 
 	if (fd < 0)
 		return err_sys(e, "open '/dev/net/tun'");

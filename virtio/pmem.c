@@ -18,6 +18,7 @@
  * there is the rate limit. What its other devices write into a read-only one is a private copy,
  * memory beyond that of the VM, at most of the file's size.
  */
+#define _GNU_SOURCE
 #include "virtio/pmem.h"
 
 #include <errno.h>

@@ -7,7 +7,7 @@
  *	queue 1 (tx)	packets from it
  *	queue 2 (event)	buffers for events: a transport reset
  *
- * Packets with data of one connection that lie together in the tx queue become one sendmsg(). One
+ * Packets with data of one connection that lie together in the tx queue become one write. One
  * recvmsg() fills as many rx buffers as the guest has credit for, each behind room for its own
  * header; those that stay empty are put back. All chains that a callback takes are released or put
  * back when it returns, so between callbacks the queues are all there is to save.

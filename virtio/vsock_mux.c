@@ -52,7 +52,8 @@ int vsock_listener_open(struct vsock_listener *l, const char *path, struct err *
 		return err_sys(e, "create a socket");
 	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
 		return err_sys(e, "bind '%s'", path);
-	if (listen(fd, BACKLOG) < 0 || lstat(path, &st) < 0) {
+	if (listen(fd, BACKLOG) < 0 ||
+	    fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0) {
 		err_sys(e, "listen at '%s'", path);
 		unlinkat(AT_FDCWD, path, 0);
 		return -e->code;
@@ -69,7 +70,8 @@ void vsock_listener_close(struct vsock_listener *l, const char *path)
 		return;
 	fd_close(&l->fd);
 	/* Somebody may have put another socket there meanwhile. */
-	if (lstat(path, &st) == 0 && st.st_dev == l->dev && st.st_ino == l->ino)
+	if (fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) == 0 &&
+	    st.st_dev == l->dev && st.st_ino == l->ino)
 		unlinkat(AT_FDCWD, path, 0);
 }
 

@@ -161,7 +161,7 @@ static int open_overlay(const struct config *c, const struct drive *d, struct er
 	if (r == 0)
 		return fd;
 	if (created)
-		unlink(d->overlay);
+		unlinkat(AT_FDCWD, d->overlay, 0);
 	fd_close(&fd);
 	return err_wrap(e, "overlay: '%s'", d->overlay);
 }

@@ -14,7 +14,7 @@
 
 static int open_device(struct kvm *k, struct err *e)
 {
-	k->fd = open(KVM_PATH, O_RDWR | O_CLOEXEC);
+	k->fd = openat(AT_FDCWD, KVM_PATH, O_RDWR | O_CLOEXEC);
 	if (k->fd >= 0)
 		return 0;
 	switch (errno) {

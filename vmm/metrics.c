@@ -170,7 +170,7 @@ void metrics_finish(struct metrics *m)
 void metrics_watch_process(struct metrics *m)
 {
 	/* Without /proc, as in a jail, those numbers are left out. */
-	m->rollup_fd = open("/proc/self/smaps_rollup", O_RDONLY | O_CLOEXEC);
+	m->rollup_fd = openat(AT_FDCWD, "/proc/self/smaps_rollup", O_RDONLY | O_CLOEXEC);
 }
 
 const unsigned metrics_api_limit_us[METRICS_API_BUCKETS] = {50,	   100,	   250,	   1000,   5000,

@@ -115,7 +115,7 @@ echoes() {
 	wait_for ready
 	snap s
 	ln -s "$SNAP" "$SNAP.link"
-	refused PUT /snapshot/create "{\"snapshot_path\": \"$SNAP.link/x\", \"mem_file_path\": \"$SNAP/y\"}" "symbolic link"
+	refused PUT /snapshot/create "{\"snapshot_path\": \"$SNAP.link/x\", \"mem_file_path\": \"$SNAP/y\"}" "ymbolic link"
 	rm "$SNAP.link"
 	vm_kill
 	vm_api --jailed

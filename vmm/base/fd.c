@@ -68,7 +68,7 @@ int fd_open_path(const char *path, int flags, mode_t mode)
 	if (confined)
 		fd = syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
 	else
-		fd = open(path, all, mode);
+		fd = openat(AT_FDCWD, path, all, mode);
 	return fd < 0 ? -errno : (int)fd;
 }
 
@@ -178,12 +178,12 @@ int64_t fd_size(int fd)
 
 ssize_t fd_readv(int fd, const struct iovec *iov, int n, int64_t off)
 {
-	return preadv2(fd, iov, n, (off_t)off, 0);
+	return syscall(SYS_preadv2, fd, iov, n, (off_t)off, 0, 0);
 }
 
 ssize_t fd_writev(int fd, const struct iovec *iov, int n, int64_t off)
 {
-	return pwritev2(fd, iov, n, (off_t)off, 0);
+	return syscall(SYS_pwritev2, fd, iov, n, (off_t)off, 0, 0);
 }
 
 int fd_pwrite_full(int fd, const void *buf, size_t len, uint64_t off)

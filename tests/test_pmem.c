@@ -175,6 +175,29 @@ Test(pmem, many_are_answered_by_few_syncs)
 	cr_expect_eq(metric_take(&count->flush_count), DRIVER_QUEUE_SIZE / 2 * 3);
 }
 
+/* As many as one sync answers, and with them what comes while it runs. */
+Test(pmem, a_full_queue)
+{
+	gpa_t at, table;
+
+	attach(setup_of(file));
+	for (unsigned round = 0; round < 4; round++) {
+		for (unsigned i = 0; i < DRIVER_QUEUE_SIZE; i++) {
+			at = driver_alloc(&g, 64);
+			driver_add_indirect(
+				&g, 0, (struct driver_buf[]){{at, 4, false}, {at + 32, 4, true}}, 2,
+				&table);
+			driver_write(&g, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+			if (i % 5 == 0)
+				driver_run(&g);
+		}
+		for (unsigned i = 0; i < DRIVER_QUEUE_SIZE; i++)
+			cr_assert(answered(NULL, NULL), "round %u, request %u", round, i);
+	}
+	cr_expect_eq(metric_take(&count->flush_count), 4 * DRIVER_QUEUE_SIZE);
+	cr_expect_not(driver_used(&g, 0, NULL, NULL));
+}
+
 Test(pmem, requests_that_are_none)
 {
 	gpa_t type, shorter, room, none;

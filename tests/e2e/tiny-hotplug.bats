@@ -11,7 +11,7 @@ setup() {
 	vm_api --log-path "$SNAP/log"
 	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/plug.elf\"}"
 	ok PUT /hotplug/memory '{"total_size_mib": 1024}'
-	ok PUT /machine-config '{"vcpu_count": 1, "mem_size_mib": 32, "track_dirty_pages": true}'
+	ok PUT /machine-config '{"vcpu_count": 1, "mem_size_mib": 32, "track_dirty_pages": true, "live_snapshots": true}'
 	ok PUT /actions '{"action_type": "InstanceStart"}'
 	wait_for ready
 }
@@ -76,4 +76,16 @@ lines() {
 	plugged 0
 	echo >&7
 	ends_with 0
+}
+
+@test "a live snapshot has what is plugged" {
+	ok PATCH /hotplug/memory '{"requested_size_mib": 4}'
+	wait_for 64636261
+	live s
+	leave
+	restore s
+	plugged 2
+	echo >&7
+	wait_for ffffffff
+	lines 4 64636261 00200000 00000000 ffffffff
 }

@@ -81,6 +81,7 @@ lines() {
 @test "a live snapshot has what is plugged" {
 	ok PATCH /hotplug/memory '{"requested_size_mib": 4}'
 	wait_for 64636261
+	listen
 	live s
 	leave
 	restore s

@@ -71,7 +71,7 @@ metric() { jq -s "map($1) | add" /tmp/metrics; }
 		before=$(md5sum </tmp/root)
 		for i in 1 2; do
 			boot "$(pmem root /tmp/root "root_device: true, read_only: true")" \
-				"cat /proc/cmdline;mount -o remount,rw /&&echo x>/new;echo x>/dev/pmem0;sync;echo alive 1;sleep 8"
+				"cat /proc/cmdline;echo x>/new||echo cannot 1;echo x>/dev/pmem0;sync;echo alive 1;sleep 8"
 			eval "pid$i=$VM_PID dir$i=$VM_DIR"
 		done
 		vm_spawn --no-api --config-file "$(config "$GUEST/minimal.vmlinux" ".pmem = [$(pmem root /tmp/root)]")"
@@ -81,6 +81,7 @@ metric() { jq -s "map($1) | add" /tmp/metrics; }
 			eval "VM_PID=\$pid$i VM_DIR=\$dir$i"
 			wait_for "alive 1" 120
 			said "root=/dev/pmem0 ro"
+			said "cannot 1"
 			ends_with 3 180
 		done
 		[ "$before" = "$(md5sum </tmp/root)" ] || fail "it was written"'

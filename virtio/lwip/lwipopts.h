@@ -42,6 +42,8 @@
 #define TCP_SND_BUF			      (8 * TCP_MSS)
 #define TCP_SND_QUEUELEN		      32
 #define TCP_MSL				      1000 /* ms: nothing stays on this network for longer */
+#define TCP_MAXRTX			      4 /* a guest that is silent for 45 s has gone away */
+#define TCP_SYNMAXRTX			      2
 #define TCP_OVERSIZE			      0
 #define LWIP_WND_SCALE			      0
 #define LWIP_TCP_SACK_OUT		      0

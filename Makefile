@@ -6,7 +6,7 @@
 # make help       the other targets
 #
 # One file, not recursive. Everything goes below build/. Packages come from tools/install-packages;
-# SKIP_DEPS=1 trusts you to have them.
+# SKIP_DEPS=1 trusts you to have them. lwIP's source comes from tools/fetch-lwip, once.
 
 VERSION := 0.1.0
 PREFIX  ?= /usr/local

@@ -71,7 +71,7 @@ struct virtio_device *net_create(const struct net_config *cfg, struct netbackend
 
 /*
  * The guest reaches the metadata service through this interface: frames for it are taken out before
- * policy, rewriting and backend, and not limited. The port is borrowed. Before the start.
+ * policy, rewriting and backend, and the transmit limit does not count them. The port is borrowed. Before the start.
  */
 void net_set_mmds(struct virtio_device *d, struct mmdsnet_port *port);
 

@@ -126,6 +126,7 @@ static int save(struct x86_state *s, struct vcpu *v, struct kvm *k, struct err *
 		const char *name;
 	} steps[] = {
 		{KVM_GET_MP_STATE, &s->mp_state, "KVM_GET_MP_STATE"},
+		{KVM_GET_VCPU_EVENTS, &s->events, "KVM_GET_VCPU_EVENTS"},
 		{KVM_GET_REGS, &s->regs, "KVM_GET_REGS"},
 		{KVM_GET_SREGS, &s->sregs, "KVM_GET_SREGS"},
 		{KVM_GET_XCRS, &s->xcrs, "KVM_GET_XCRS"},
@@ -146,11 +147,7 @@ static int save(struct x86_state *s, struct vcpu *v, struct kvm *k, struct err *
 	s->cpuid.nent = v->cpuid->nent;
 	memcpy(s->cpuid.entry, v->cpuid->entry, v->cpuid->nent * sizeof(s->cpuid.entry[0]));
 	r = save_xsave(s, v, k, e);
-	if (r == 0)
-		r = save_msrs(s, v, k, e);
-	if (r == 0 && ioctl(v->fd, KVM_GET_VCPU_EVENTS, &s->events) < 0)
-		r = err_sys(e, "read its state (KVM_GET_VCPU_EVENTS)");
-	return r;
+	return r == 0 ? save_msrs(s, v, k, e) : r;
 }
 
 int x86_state_save(struct x86_state *s, struct vcpu *v, struct kvm *k, struct err *e)

@@ -6,8 +6,11 @@
  * The order of the ioctls is part of the state's meaning.
  *
  * Saving. KVM_GET_MP_STATE comes first: it makes KVM deliver an INIT or start-up IPI that has
- * arrived but was not acted upon, which changes registers and local APIC. KVM_GET_VCPU_EVENTS comes
- * last, when nothing can move a pending event any more.
+ * arrived but was not acted upon, which changes registers, local APIC and pending events. Then
+ * KVM_GET_VCPU_EVENTS, which changes registers too: a page fault or debug exception that KVM has
+ * queued but not injected carries its address or DR6 with it, and they are written into CR2 or DR6
+ * when it is asked for (unless KVM_CAP_EXCEPTION_PAYLOAD is on). Read before that, they would be
+ * those of an older fault.
  *
  * Restoring.
  *	CPUID		first: it decides which bits of CR4, EFER, XCR0 and which MSRs exist

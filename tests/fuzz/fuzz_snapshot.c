@@ -2,7 +2,8 @@
 /*
  * A state file that anybody may have written.
  *
- * The first byte chooses: 0 the input is the file itself; otherwise it replaces sections of a valid
+ * The first byte chooses: 0 the input is the file itself; 1 it is the section of a working set, after
+ * four bytes for the pages of the guest; otherwise it replaces sections of a valid
  * file, whose checksums are right, so that the field lists and checks behind them are reached. Each
  * replacement is {which section, version, length (2 bytes), bytes}.
  *
@@ -12,6 +13,7 @@
  */
 #include <stdio.h>
 
+#include "snapshot/workset.h"
 #include "tests/lib/driver.h"
 #include "tests/lib/saved.h"
 #include "virtio/rng.h"
@@ -128,9 +130,27 @@ static void try(uint8_t *file, size_t len)
 	state_finish(&s);
 }
 
+static void try_working_set(struct input *in)
+{
+	uint64_t pages = take(in, 4);
+	struct workset_list l = {0};
+	struct err e;
+	struct wire w;
+
+	wire_reader(&w, in->p, in->left, WORKSET_VERSION);
+	workset_wire(&l, &w);
+	if (wire_end(&w) == 0 && workset_check(&l, pages, &e) == 0)
+		for (uint32_t i = 0; i < l.count; i++)
+			must(l.extent[i].first <= pages &&
+				     l.extent[i].count <= pages - l.extent[i].first,
+			     "an extent is within guest memory");
+	workset_list_finish(&l);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = {data, size};
+	unsigned kind;
 	struct err e;
 	uint8_t *file;
 	size_t len;
@@ -140,7 +160,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		file = saved_file(&len);
 		must(snapfile_parse(&valid, file, len, &e) == 0, "the seed is valid");
 	}
-	if (take(&in, 1)) {
+	kind = take(&in, 1);
+	if (kind == 1) {
+		try_working_set(&in);
+		return 0;
+	}
+	if (kind) {
 		file = build(&in, &len);
 	} else {
 		len = in.left;

@@ -123,6 +123,16 @@ void live_abandon(struct snapshot_live *l)
 		finish(l);
 }
 
+/* It has told nothing: killed, or ended by a filter. */
+static int explain(int status, struct err *e)
+{
+	if (WIFSIGNALED(status))
+		return err_set(e, ECHILD, "the process that wrote it was ended by signal %d",
+			       WTERMSIG(status));
+	return err_set(e, ECHILD, "the process that wrote it ended with status %d",
+		       WEXITSTATUS(status));
+}
+
 /* The child has ended, one way or the other. */
 static void end(struct snapshot_live *l)
 {
@@ -131,9 +141,7 @@ static void end(struct snapshot_live *l)
 
 	waitpid(l->pid, &status, 0);
 	if (!l->told)
-		o->r = err_set(&o->e, ECHILD,
-			       "the process that wrote it was ended by signal %d, status %d",
-			       WTERMSIG(status), WEXITSTATUS(status));
+		o->r = explain(status, &o->e);
 	job_end(&l->job, o->r);
 	l->job.h->live = NULL;
 	if (o->r == 0)

@@ -119,8 +119,13 @@ echoes() {
 	rm "$SNAP.link"
 	vm_kill
 	vm_api --jailed
-	ok PUT /snapshot/load "$(load_request s)"
+	ok PUT /snapshot/load "$(load_request s ".live_snapshots = true | .working_set = \"$SNAP/s.set\"")"
 	echoes works
+	listen
+	live r
+	verify r
+	! grep snapshot_failed "$EVENTS" || fail "$(cat "$EVENTS")"
+	echoes lives
 }
 
 @test "a snapshot is as small as what the guest has touched" {

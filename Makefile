@@ -260,7 +260,7 @@ demo: $(B)/spore
 # --- install ---
 
 .PHONY: install clean help
-install: $(B)/spore $(B)/spore-jailer
+install: all
 	install -D -m 0755 $(B)/spore $(DESTDIR)$(PREFIX)/bin/spore
 	install -D -m 0755 $(B)/spore-jailer $(DESTDIR)$(PREFIX)/bin/spore-jailer
 	install -D -m 0755 $(B)/spore-overlay $(DESTDIR)$(PREFIX)/bin/spore-overlay

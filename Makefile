@@ -67,7 +67,11 @@ SYS      := $(B)/sys
 MUSL     := musl-gcc
 MUSL_C   := $(filter-out -D_FORTIFY_SOURCE=2,$(HARDEN_C)) -isystem $(SYS)/include \
 	-Wno-conversion -Wno-sign-conversion -Wno-overflow
-MUSL_L   := -static-pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--gc-sections -Wl,--build-id
+# Not with musl-gcc, which links position-independent programs dynamically.
+MUSL_DIR := /usr/lib/x86_64-linux-musl
+MUSL_L    = $(CC) -static-pie -nostdlib -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--gc-sections -Wl,--build-id \
+	$(MUSL_DIR)/rcrt1.o $(MUSL_DIR)/crti.o $(1) $(SYS)/libdeps.a \
+	-Wl,--start-group $(MUSL_DIR)/libc.a -lgcc -Wl,--end-group $(MUSL_DIR)/crtn.o
 # -DSPORE_NO_SECCOMP: the runtimes of sanitizers and coverage make system calls of their own.
 SAN      := -O1 -DSPORE_NO_SECCOMP -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 FUZZ     := -O1 -DSPORE_NO_SECCOMP -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
@@ -136,7 +140,7 @@ asan: $(B)/asan/spore $(B)/asan/unit
 
 $(B)/spore: $(OBJ)
 	@echo "  LD $@"
-	@$(MUSL) $(MUSL_L) $^ $(SYS)/libdeps.a -o $@.debug
+	@$(call MUSL_L,$^) -o $@.debug
 	@strip --strip-all $@.debug -o $@
 
 $(B)/spore-jailer: $(SRC_JAILER:%.c=$(B)/obj/%.o)
@@ -168,7 +172,7 @@ ATTACKED := vmm/main.c vmm/vcpu.c
 $(B)/attack/spore: $(ATTACKED:%.c=$(B)/attack/%.o) $(B)/attack/tests/attack/attack.o \
 		$(filter-out $(ATTACKED:%.c=$(B)/musl/%.o),$(OBJ))
 	@echo "  LD $@"
-	@$(MUSL) $(MUSL_L) $^ $(SYS)/libdeps.a -o $@
+	@$(call MUSL_L,$^) -o $@
 
 UNIT_SRC := $(SRC_TEST) jailer/filters.c jailer/args.c jailer/tree.c
 

@@ -223,7 +223,7 @@ here() {
 		wait_until "grep -q \"from guest 1\" /tmp/server && grep -q \"from guest 2\" /tmp/server"
 		grep -q "172.16.5.11" /tmp/peers
 		grep -q "172.16.5.12" /tmp/peers
-		! grep -q "10.0.0.2" /tmp/peers
+		! grep -q "10.0.0.2" /tmp/peers || { cat /tmp/peers; exit 1; }
 		in_net ip neigh show dev br0 | grep "172.16.5.11" | grep -q 06:00:00:00:01:01'
 }
 

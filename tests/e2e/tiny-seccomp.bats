@@ -39,7 +39,7 @@ lives() { # lives THREAD NR ARGS...
 }
 
 @test "the release has no attacker inside" {
-	! grep -q SPORE_ATTACK "$RELEASE"
+	! grep -q SPORE_ATTACK "$RELEASE" || fail "SPORE_ATTACK is in it"
 	grep -q SPORE_ATTACK "$SPORE"
 }
 

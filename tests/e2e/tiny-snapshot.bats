@@ -48,7 +48,7 @@ echoes() {
 		api GET /
 		[ "$(jq -r .state <<<"$BODY")" = Running ]
 		echoes "again-$i"
-		! grep -qF ready "$VM_DIR/out"
+		! grep -qF ready "$VM_DIR/out" || fail "it began anew"
 		vm_kill
 	done
 	restore s '.resume_vm = false'
@@ -379,7 +379,7 @@ source_vm() {
 		restore s "$vsock | .drive_overrides = [{drive_id: \"d\", $edit}]"
 		api GET /vm/config
 		[ "$(jq -r '.drives[0].path_on_host' <<<"$BODY")" = "$SNAP/copy" ]
-		! grep -q "in use" "$SNAP/log"
+		! grep -q "in use" "$SNAP/log" || fail "$(cat "$SNAP/log")"
 		echoes works
 		vm_kill
 		rm "$SNAP/vsock2"

@@ -105,7 +105,7 @@ tiny() { # tiny GUEST [JQ]
 		[ "$(jq -r .state <<<"$BODY")" = Paused ]
 		printf '<%s>' "$i" >&7
 		sleep 0.2
-		! grep -qF "<$i>" "$VM_DIR/out"
+		! grep -qF "<$i>" "$VM_DIR/out" || fail "$i came"
 		ok PATCH /vm '{"state": "Resumed"}'
 		wait_for "<$i>"
 	done

@@ -496,7 +496,7 @@ source_vm() {
 	ok PATCH /vm '{"state": "Paused"}'
 	ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/u.state\", \"mem_file_path\": \"$SNAP/u.mem\"}"
 	vm_kill
-	kill "$HANDLER"
+	kill "$HANDLER" 2>/dev/null || true # unless it has seen that it is not needed any more
 	restore u
 	printf x >&7
 	ends_with 0

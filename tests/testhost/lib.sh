@@ -102,6 +102,32 @@ fetch_deb() {
 	echo "$found"
 }
 
+# source_is FILE SUM: it is there, and what it should be.
+source_is() {
+	[[ -e $1 ]] && echo "$2  $1" | sha256sum --check --status
+}
+
+# unpack_source PLACE SUM DIR: the archive of a Debian source package, at PLACE in the pool and with
+# that SHA-256, into DIR. It is kept in the cache. Old versions leave the archive one day; they
+# stay in the archive of its snapshots.
+unpack_source() {
+	local place=$1 sum=$2 dir=$3 file=$cache/${1##*/} url
+	if ! source_is "$file" "$sum"; then
+		for url in "$(mirror debian)" https://snapshot.debian.org/archive/debian/20230701T000000Z; do
+			say "downloading ${url%/}/$place"
+			rm -f "$file.partial"
+			/usr/lib/apt/apt-helper -qq -o APT::Sandbox::User=root \
+				download-file "${url%/}/$place" "$file.partial" "SHA256:$sum" >&2 || continue
+			! source_is "$file.partial" "$sum" || break
+		done
+		source_is "$file.partial" "$sum" || die "cannot download ${place##*/}; put it into $cache"
+		mv "$file.partial" "$file"
+	fi
+	rm -rf "$dir"
+	mkdir -p "$dir"
+	tar -xf "$file" -C "$dir" --strip-components=1
+}
+
 # dependency DEB PATTERN: the first dependency of a .deb that matches, as for a metapackage.
 dependency() {
 	dpkg-deb --field "$1" Depends | tr ',' '\n' | awk '{ print $1 }' | grep -m 1 -E "$2"

@@ -199,13 +199,13 @@ $(B)/guest/%.elf: tests/guest/%.S | $(DEPS)
 
 .PHONY: check unit tiny e2e check-files
 JAILED := $(B)/spore-jailer $(B)/spore-snapshot $(B)/attack/spore $(B)/attack/inmate
-check: $(B)/spore $(B)/unit $(B)/asan/unit $(B)/asan/spore $(JAILED) $(GUESTS)
+check: all $(B)/unit $(B)/asan/unit $(B)/asan/spore $(JAILED) $(GUESTS)
 	tests/run-all
 
 unit: $(B)/unit $(GUESTS)
 	$(B)/unit
 
-e2e: $(B)/spore $(JAILED) $(GUESTS)
+e2e: all $(JAILED) $(GUESTS)
 	tests/run-all tiny api linux
 
 # --- fuzzing: make fuzz [FUZZ_SECONDS=60] ---

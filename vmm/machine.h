@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The machine behind a struct vm (vmm/vm.h): for vmm/vm.c, which builds one and boots it, and for
+ * The machine behind a struct vm (vmm/vm.h): for vmm/vm.c and vmm/devices.c, which build one and boot it, and for
  * snapshot/, which builds one and puts saved state into it. Nobody else includes this. Main thread.
  */
 #pragma once

@@ -70,7 +70,8 @@ static void measure_filters(unsigned rounds)
 			uint64_t ns = install((enum seccomp_kind)kind);
 
 			bench_row("filter", round, kinds[kind], ns);
-			if (kind != SECCOMP_LIVE) /* takes the place of main where it is asked for */
+			if (kind !=
+			    SECCOMP_LIVE) /* takes the place of main where it is asked for */
 				sum += ns;
 		}
 		bench_row("filter", round, "sum", sum);

@@ -300,11 +300,12 @@ Test(metrics, start_writes_and_sets_the_rhythm)
 {
 	open_sink(scratch_path(&s, "m"));
 	metrics_start(&m);
-	json_decref(line(0));
-	cr_assert_eq(loop.timers, &m.timer);
-	m.timer.at_ns = 0;
-	cr_assert_eq(loop_run_once(&loop, 0), 0);
-	json_decref(line(1));
+	for (unsigned i = 0; i < 2; i++) {
+		cr_assert_eq(loop.timers, &m.timer);
+		m.timer.at_ns = 0;
+		cr_assert_eq(loop_run_once(&loop, 0), 0);
+		json_decref(line(i));
+	}
 	cr_expect_eq(loop.timers, &m.timer, "and again in a minute");
 }
 

@@ -14,6 +14,8 @@
 #include "vmm/metrics_line.h"
 
 #define PERIOD_NS 60000000000ull
+/* The first line waits until the guest runs: where the vCPUs share our processor, they go first. */
+#define FIRST_NS  2000000ull
 
 /* --- sums of lines, for who wants to know more than what came since the last one --- */
 
@@ -208,6 +210,5 @@ void metrics_start(struct metrics *m)
 {
 	if (m->vm->config.metrics.fd < 0)
 		return;
-	loop_timer_set(m->vm->loop, &m->timer, PERIOD_NS);
-	flush_and_log(m);
+	loop_timer_set(m->vm->loop, &m->timer, FIRST_NS);
 }

@@ -9,7 +9,7 @@
 
 #define ID_MAX 64
 
-enum option_type { FLAG, TEXT, NUMBER, FD, MODE, OWNER, ALLOW, REFUSED, REFUSED_FLAG };
+enum option_type { FLAG, TEXT, NUMBER, FD, MODE, OWNER, ALLOW, REFUSED_FLAG };
 
 static const struct spec {
 	const char *name;
@@ -180,7 +180,6 @@ static int store(struct options *o, const struct spec *s, const char *text, stru
 		return parse_owner(o, s, text, e);
 	case ALLOW:
 		return parse_allow(o, s, text, e);
-	case REFUSED:
 	case REFUSED_FLAG:
 		return err_set(e, EINVAL, "--%s: %s", s->name, s->help);
 	}

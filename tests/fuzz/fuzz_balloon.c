@@ -15,35 +15,13 @@
  */
 #include <stdio.h>
 
+#include "tests/fuzz/input.h"
 #include "tests/lib/driver.h"
 #include "virtio/balloon.h"
 #include "vmm/base/log.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 #define SAFE  4u
 #define PAGES 64u
-
-struct program {
-	const uint8_t *p, *end;
-};
-
-static uint64_t take(struct program *in, unsigned n)
-{
-	uint64_t v = 0;
-
-	for (unsigned i = 0; i < n && in->p < in->end; i++)
-		v |= (uint64_t)*in->p++ << 8 * i;
-	return v;
-}
-
-static void must(bool ok, const char *what)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "broken invariant: %s\n", what);
-	abort();
-}
 
 static gpa_t page_at(uint64_t i)
 {

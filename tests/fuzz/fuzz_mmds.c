@@ -18,30 +18,17 @@
  */
 #include <stdio.h>
 
+#include "tests/fuzz/input.h"
 #include "tests/lib/mmdspeer.h"
 #include "vmm/mmds.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 #define PEERS 4u
-
-struct program {
-	const uint8_t *p, *end;
-};
 
 static struct mmdspeer peer[PEERS];
 
-static uint8_t take(struct program *in)
+static uint8_t take_byte(struct program *in)
 {
-	return in->p < in->end ? *in->p++ : 0;
-}
-
-static void must(bool ok, const char *what)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "broken invariant: %s\n", what);
-	abort();
+	return (uint8_t)take(in, 1);
 }
 
 static void tick(struct loop *l)
@@ -113,8 +100,8 @@ static void say(struct mmdspeer *p, struct program *in)
 	char text[1400];
 	size_t n = 0;
 
-	for (unsigned left = take(in); left > 0; left--) {
-		const char *s = piece[take(in) % ARRAY_SIZE(piece)];
+	for (unsigned left = take_byte(in); left > 0; left--) {
+		const char *s = piece[take_byte(in) % ARRAY_SIZE(piece)];
 
 		if (n + strlen(s) < sizeof(text))
 			n += (size_t)sprintf(text + n, "%s", s);
@@ -124,7 +111,7 @@ static void say(struct mmdspeer *p, struct program *in)
 
 static void step(struct mmdsnet_port *const port[2], struct loop *loop, struct program *in)
 {
-	uint8_t op = take(in), buf[256];
+	uint8_t op = take_byte(in), buf[256];
 	struct mmdspeer *p;
 	unsigned len, flags;
 	struct frame f;
@@ -138,25 +125,25 @@ static void step(struct mmdsnet_port *const port[2], struct loop *loop, struct p
 		look(port[1], peer);
 		return;
 	}
-	p = &peer[take(in) % PEERS];
+	p = &peer[take_byte(in) % PEERS];
 	if (op < 0x40) {
-		flags = take(in);
-		len = take(in);
+		flags = take_byte(in);
+		len = take_byte(in);
 		for (unsigned i = 0; i < len; i++)
-			buf[i] = take(in);
+			buf[i] = take_byte(in);
 		peer_send(p, flags, buf, len);
 	} else if (op < 0x60) {
-		len = take(in);
+		len = take_byte(in);
 		for (unsigned i = 0; i < len; i++)
-			buf[i] = take(in);
+			buf[i] = take_byte(in);
 		peer_frame(port[op & 1], buf, len);
 	} else if (op < 0x90) {
-		peer_segment(p, &f, take(in), "GET /a HTTP/1.1\r\n\r\n", 19);
-		f.byte[take(in) % f.len] = take(in);
-		f.len -= take(in) % f.len;
+		peer_segment(p, &f, take_byte(in), "GET /a HTTP/1.1\r\n\r\n", 19);
+		f.byte[take_byte(in) % f.len] = take_byte(in);
+		f.len -= take_byte(in) % f.len;
 		peer_frame(p->port, f.byte, f.len);
 	} else if (op < 0xd0) {
-		peer_connect(p, port[op & 1], "10.0.0.2", 1000u + take(in));
+		peer_connect(p, port[op & 1], "10.0.0.2", 1000u + take_byte(in));
 		peer_send(p, PEER_ACK, NULL, 0);
 	} else {
 		say(p, in);
@@ -178,7 +165,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	mmds_init(&m);
 	mmds_config_init(&config);
 	config.v2 = data && size > 0 && *data & 1;
-	config.imds_compat = take(&in) & 2;
+	config.imds_compat = take_byte(&in) & 2;
 	must(mmds_put(&m, v, NULL) == 0, "a document");
 	json_decref(v);
 	net = mmds_open(&m, &config, &loop, NULL);

@@ -26,20 +26,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/fuzz/input.h"
 #include "tests/lib/driver.h"
 #include "tests/lib/frames.h"
 #include "virtio/net.h"
 #include "virtio/netpasst.h"
 #include "vmm/base/log.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 #define HDR   NETBACKEND_HEADER
 #define PAIRS 3u
-
-struct program {
-	const uint8_t *p, *end;
-};
 
 /* A backend over sockets that keep frames apart, which fails now and then. */
 struct fake {
@@ -48,23 +43,6 @@ struct fake {
 	unsigned calls;
 	bool fails;
 };
-
-static uint64_t take(struct program *in, unsigned n)
-{
-	uint64_t v = 0;
-
-	for (unsigned i = 0; i < n && in->p < in->end; i++)
-		v |= (uint64_t)*in->p++ << 8 * i;
-	return v;
-}
-
-static void must(bool ok, const char *what)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "broken invariant: %s\n", what);
-	abort();
-}
 
 static int32_t fake_next(struct netbackend *b, unsigned pair)
 {

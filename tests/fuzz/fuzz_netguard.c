@@ -12,20 +12,11 @@
  */
 #include <stdio.h>
 
+#include "tests/fuzz/input.h"
 #include "tests/lib/frames.h"
 #include "virtio/netguard.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 #define HDR NETBACKEND_HEADER
-
-static void must(bool ok, const char *what)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "broken invariant: %s\n", what);
-	abort();
-}
 
 static struct netpolicy *make_policy(void)
 {

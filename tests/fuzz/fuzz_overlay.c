@@ -17,17 +17,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "tests/fuzz/input.h"
 #include "virtio/overlay.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void must(bool ok, const char *what)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "broken invariant: %s\n", what);
-	abort();
-}
 
 static void repair(int fd)
 {

@@ -30,6 +30,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "tests/fuzz/input.h"
 #include "tests/lib/driver.h"
 #include "virtio/block.h"
 #include "virtio/mem.h"
@@ -37,31 +38,7 @@
 #include "virtio/rng.h"
 #include "vmm/base/log.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 #define DISK 8192u
-
-struct program {
-	const uint8_t *p, *end;
-};
-
-/* Little-endian number of `n` bytes; zero behind the end. */
-static uint64_t take(struct program *in, unsigned n)
-{
-	uint64_t v = 0;
-
-	for (unsigned i = 0; i < n && in->p < in->end; i++)
-		v |= (uint64_t)*in->p++ << 8 * i;
-	return v;
-}
-
-static void must(bool ok, const char *what)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "broken invariant: %s\n", what);
-	abort();
-}
 
 static int new_disk(void)
 {

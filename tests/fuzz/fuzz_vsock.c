@@ -26,12 +26,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/fuzz/input.h"
 #include "tests/lib/driver.h"
 #include "virtio/vsock_conn.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define CID   5u
 #define PORT  7u
@@ -39,33 +38,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define RX_AT (DRIVER_HIGH + 0x40000)
 #define TX_AT (DRIVER_HIGH + 0x1000)
 
-struct program {
-	const uint8_t *p, *end;
-};
-
 static struct driver g;
 static struct vsock *v;
 static int host[HOSTS], server;
 static gpa_t rx_of[DRIVER_QUEUE_SIZE];
 static uint32_t rx_len[DRIVER_QUEUE_SIZE];
 static char path[64];
-
-static uint64_t take(struct program *in, unsigned n)
-{
-	uint64_t value = 0;
-
-	for (unsigned i = 0; i < n && in->p < in->end; i++)
-		value |= (uint64_t)*in->p++ << 8 * i;
-	return value;
-}
-
-static void must(bool ok, const char *what)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "broken invariant: %s\n", what);
-	abort();
-}
 
 /* The ports of a connection, or of none. */
 static void choose(uint8_t which, uint32_t *host_port, uint32_t *guest_port)

@@ -13,10 +13,22 @@ VM_PID=
 
 fail() {
 	echo "FAILED: $*" >&2
+	vm_state >&2
 	[ -z "${VM_DIR:-}" ] || { echo "--- console:"; cat "$VM_DIR/out" "$VM_DIR/err"; } >&2
 	[ ! -s "${SNAP:-}/log" ] || { echo "--- log:"; tail -n 60 "$SNAP/log"; } >&2
 	vm_kill
 	exit 1
+}
+
+# What a VM that still runs is doing: where each thread waits, and what it has used.
+vm_state() {
+	local task
+	[ -n "$VM_PID" ] && [ -d "/proc/$VM_PID" ] || return 0
+	for task in "/proc/$VM_PID/task/"*; do
+		echo "--- $(cat "$task/comm"): $(cat "$task/wchan"), call $(cat "$task/syscall"), $(cut -d " " -f 3,14,15 "$task/stat")"
+	done
+	uptime
+	[ ! -s /tmp/metrics ] || tail -n 1 /tmp/metrics
 }
 
 # vm_spawn ARGS...: runs spore in the background in a new $VM_DIR. What is written to descriptor 7
@@ -66,10 +78,11 @@ refused() {
 		fail "$1 $2 $3: '$4' is not in $BODY"
 }
 
-# wait_for TEXT [SECONDS]: until the console has said it.
+# wait_for TEXT [SECONDS]: until the console has said it. A limit is what a quiet machine needs; a
+# busy one is given twice that.
 wait_for() {
-	local tries=$((${2:-60} * 20))
-	for _ in $(seq "$tries"); do
+	local deadline=$((SECONDS + 2 * ${2:-60}))
+	while [ "$SECONDS" -le "$deadline" ]; do
 		grep -qF -- "$1" "$VM_DIR/out" && return
 		kill -0 "$VM_PID" 2>/dev/null || { grep -qF -- "$1" "$VM_DIR/out" && return; break; }
 		sleep 0.05
@@ -79,8 +92,8 @@ wait_for() {
 
 # ends_with STATUS [SECONDS]: waits for spore's end and checks its exit status.
 ends_with() {
-	local status=0
-	for _ in $(seq $((${2:-60} * 20))); do
+	local status=0 deadline=$((SECONDS + 2 * ${2:-60}))
+	while [ "$SECONDS" -le "$deadline" ]; do
 		kill -0 "$VM_PID" 2>/dev/null || break
 		sleep 0.05
 	done

@@ -73,7 +73,6 @@ static const struct body_field machine_fields[] = {
 	{"memory_backend", BODY_ENUM, 0, AT(struct machine_config, memfd),
 	 .names = memory_backend_names},
 	{"pit", BODY_BOOL, 0, AT(struct machine_config, pit)},
-	{"live_snapshots", BODY_BOOL, 0, AT(struct machine_config, live_snapshots)},
 };
 SCHEMA(schema_machine, "MachineConfiguration", machine_fields);
 
@@ -451,7 +450,6 @@ static const struct body_field snapshot_load_fields[] = {
 	{"track_dirty_pages", BODY_BOOL, 0, AT(struct snapshot_load_request, track_dirty_pages)},
 	{"enable_diff_snapshots", BODY_BOOL, 0,
 	 AT(struct snapshot_load_request, enable_diff_snapshots)},
-	{"live_snapshots", BODY_BOOL, 0, AT(struct snapshot_load_request, live_snapshots)},
 	{"working_set", BODY_STRING, 0, AT(struct snapshot_load_request, working_set)},
 	{"working_set_ms", BODY_UINT, 0, AT(struct snapshot_load_request, working_set_ms),
 	 .min = 10, .max = 60000},

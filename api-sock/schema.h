@@ -61,8 +61,7 @@ struct snapshot_load_request {
 	struct memory_backend backend;
 	char *mem_file_path; /* deprecated, instead of `backend` */
 	bool track_dirty_pages, resume_vm, clock_realtime;
-	bool live_snapshots; /* (+) */
-	char *working_set;   /* (+) */
+	char *working_set; /* (+) */
 	unsigned working_set_ms;
 	bool enable_diff_snapshots; /* deprecated, as track_dirty_pages */
 	enum snapshot_pages huge_pages;

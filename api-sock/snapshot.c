@@ -29,6 +29,8 @@ static void tell_made(struct api *api, const struct snapshot_create_params *p,
 		   EVENT_TEXT("path", p->snapshot_path), EVENT_NUMBER("pages", report->pages),
 		   EVENT_NUMBER("state_us", report->state_us),
 		   EVENT_NUMBER("memory_us", report->memory_us),
+		   EVENT_NUMBER("paused_us", p->live ? report->paused_us : report->total_us),
+		   EVENT_NUMBER("paused_us", p->live ? report->paused_us : report->total_us),
 		   EVENT_NUMBER("took_us", report->total_us));
 }
 
@@ -76,8 +78,7 @@ static int create(struct api *api, const struct snapshot_create_request *req, st
 	r = snapshot_create(api->vm, &api->snapshots, &p, &report, e);
 	if (r == 0 && req->live)
 		event_emit(api->vm->events, "snapshot_begun",
-			   EVENT_TEXT("path", req->snapshot_path),
-			   EVENT_NUMBER("paused_us", report.paused_us));
+			   EVENT_TEXT("path", req->snapshot_path));
 	else if (r == 0)
 		tell_made(api, &p, &report);
 	return r;
@@ -222,7 +223,6 @@ static int load(struct api *api, const struct snapshot_load_request *req, struct
 		.backend = file ? SNAPSHOT_BACKEND_FILE : req->backend.type,
 		.backend_path = file ? req->mem_file_path : req->backend.path,
 		.track_dirty_pages = req->track_dirty_pages || req->enable_diff_snapshots,
-		.live_snapshots = req->live_snapshots,
 		.working_set = req->working_set,
 		.working_set_ms = req->working_set_ms,
 		.clock_realtime = req->clock_realtime,

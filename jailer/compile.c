@@ -149,12 +149,10 @@ int main(void)
 	print_filter("boot", FILTER_BOOT);
 	print_filter("main", FILTER_MAIN);
 	print_filter("vcpu", FILTER_VCPU);
-	print_filter("live", FILTER_LIVE);
 	printf("const struct seccomp_program seccomp_programs[SECCOMP_KINDS] = {\n");
 	print_program("BOOT", "boot", FILTER_BOOT);
 	print_program("MAIN", "main", FILTER_MAIN);
 	print_program("VCPU", "vcpu", FILTER_VCPU);
-	print_program("LIVE", "live", FILTER_LIVE);
 	printf("};\n\n");
 	print_names();
 	return ferror(stdout) || fflush(stdout) ? 1 : 0;

@@ -21,7 +21,6 @@ enum filter_who {
 	FILTER_BOOT = 1, /* configuring and building the machine */
 	FILTER_MAIN = 2, /* main thread while the guest runs */
 	FILTER_VCPU = 4, /* vCPU threads, from before their first KVM_RUN */
-	FILTER_LIVE = 8, /* instead of MAIN when live snapshots were asked for, and MAIN's too */
 };
 
 enum filter_op {
@@ -60,7 +59,7 @@ extern const size_t filter_table_len;
 /* True when the rule is part of the filter of `who` (one of them). */
 static inline bool filter_applies(const struct filter_rule *r, enum filter_who who)
 {
-	return who == FILTER_BOOT || r->who & who || (who == FILTER_LIVE && r->who & FILTER_MAIN);
+	return who == FILTER_BOOT || r->who & who;
 }
 
 /*

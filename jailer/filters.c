@@ -9,10 +9,10 @@
  *
  * What is left out on purpose: rt_sigaction but for two signals before the start (so that the
  * handler that reports a violation cannot be replaced), mprotect and mmap with PROT_EXEC, execve,
- * ptrace, process_vm_*, kill, prctl but for a thread's name (and the end of a child with us), clone3 (its flags are behind a
+ * ptrace, process_vm_*, kill, prctl but for a thread's name, fork and clone3 (whose flags are behind a
  * pointer), sockets of every family but AF_UNIX, ioctl but for the listed requests, the futex
  * operations with priority inheritance, and every open once the guest runs but of
- * files that exist. A fork() is allowed to the main thread only if live snapshots were asked for.
+ * files that exist.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,6 +29,7 @@
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -41,7 +42,6 @@
 #define BOOT FILTER_BOOT
 #define MAIN FILTER_MAIN
 #define VCPU FILTER_VCPU
-#define LIVE FILTER_LIVE
 #define ALL  (FILTER_MAIN | FILTER_VCPU)
 
 /* Argument `i`, an int or flags: is `v`; has none of the bits of `m`; is `v` apart from bits `m`. */
@@ -66,6 +66,10 @@
 #define CALL(name, who_, why_, ...)                                                     \
 	{                                                                               \
 		.nr = __NR_##name, .who = (who_), .why = (why_), .arg = { __VA_ARGS__ } \
+	}
+#define REFUSED(name, who_, error_, why_)                                           \
+	{                                                                           \
+		.nr = __NR_##name, .who = (who_), .error = (error_), .why = (why_), \
 	}
 #define IOCTL(who, request, why) CALL(ioctl, who, why, IS(1, request))
 
@@ -97,7 +101,7 @@ const struct filter_rule filter_table[] = {
 	/* --- vCPU threads --- */
 	IOCTL(VCPU, KVM_RUN, "vCPU: run the guest"),
 	IOCTL(VCPU, KVM_GET_REGS, "vCPU: tell where the guest was when KVM gave up"),
-	CALL(exit, VCPU, "a thread ends after a failed start, or when it has prefetched"),
+	CALL(exit, ALL, "a thread ends after a failed start, or when it has prefetched or copied"),
 	CALL(madvise, VCPU, "restore: the thread that prefetches, large reads", IS(2, MADV_WILLNEED)),
 	CALL(madvise, VCPU, "restore: the same, pages that will be read", IS(2, MADV_POPULATE_READ)),
 	CALL(madvise, VCPU, "restore: the same, pages that will be written", IS(2, MADV_POPULATE_WRITE)),
@@ -139,12 +143,12 @@ const struct filter_rule filter_table[] = {
 	CALL(madvise, MAIN, "balloon; vsock: give back what a connection had buffered", IS(2, MADV_DONTNEED)),
 	IOCTL(MAIN, KVM_SET_USER_MEMORY_REGION, "memory hotplug: a part of memory that the guest plugs or unplugs"),
 	IOCTL(MAIN, KVM_KVMCLOCK_CTRL, "resume: the guest's watchdogs are told of the pause"),
-	CALL(brk, MAIN, "malloc"),
+	REFUSED(brk, MAIN, ENOMEM, "malloc: mmap() will do"),
 	CALL(mmap, MAIN, "malloc; guest memory and run areas of vCPUs before the start", WITHOUT(2, PROT_EXEC)),
 	CALL(munmap, MAIN, "malloc"),
 	CALL(madvise, MAIN, "free", IS(2, MADV_FREE)),
 	CALL(mprotect, MAIN, "malloc: pages that it has reserved", WITHOUT(2, PROT_EXEC)),
-	CALL(mremap, MAIN, "realloc"),
+	REFUSED(mremap, MAIN, ENOMEM, "realloc: it copies instead"),
 	CALL(tkill, MAIN, "interrupt KVM_RUN", IS(1, SIGUSR1)),
 	CALL(tkill, MAIN, "abort() of a failed assertion", IS(1, SIGABRT)),
 	CALL(tkill, MAIN, "end by the signal that asked for the end", IS(1, SIGTERM)),
@@ -154,8 +158,7 @@ const struct filter_rule filter_table[] = {
 	/* --- main thread: PUT /snapshot/create --- */
 	CALL(openat, MAIN, "snapshot: a new file of a name that is not there", IS(2, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | LARGE)),
 	CALL(ftruncate, MAIN, "snapshot: size of the memory file"),
-	CALL(copy_file_range, MAIN, "snapshot: what a diff leaves as it was"),
-	IOCTL(MAIN, FICLONE, "snapshot: the same"),
+	IOCTL(MAIN, FICLONE, "snapshot: what a diff leaves as it was"),
 	CALL(lseek, MAIN, "snapshot: data and holes of memory files"),
 	CALL(mincore, MAIN, "snapshot: memory that the guest never touched is not read"),
 	CALL(sysinfo, MAIN, "snapshot: unless the host has swapped"),
@@ -180,15 +183,9 @@ const struct filter_rule filter_table[] = {
 	IOCTL(MAIN, KVM_GET_VCPU_EVENTS, "snapshot: state of a vCPU"),
 	IOCTL(MAIN, KVM_GET_TSC_KHZ, "snapshot: state of a vCPU"),
 
-	/* --- main thread, if live snapshots were asked for: PUT /snapshot/create with "live" --- */
-	CALL(fork, LIVE, "live snapshot: the process that has memory as it was"),
-	CALL(gettid, LIVE, "live snapshot: musl in it"),
-	CALL(getpid, LIVE, "live snapshot: whose child it is"),
-	CALL(prctl, LIVE, "live snapshot: it ends with us", IS(0, PR_SET_PDEATHSIG), IS(1, SIGKILL)),
-	CALL(getppid, LIVE, "live snapshot: unless we were faster"),
-	CALL(close_range, LIVE, "live snapshot: it lets go of what is not its"),
-	CALL(pipe2, LIVE, "live snapshot: it tells how it went", IS(1, O_CLOEXEC | O_NONBLOCK)),
-	CALL(wait4, LIVE, "live snapshot: its end"),
+	/* --- main thread: PUT /snapshot/create with "live" --- */
+	CALL(clone, MAIN, "live snapshot: the copying thread; threads, nothing else", IS(0, THREAD_FLAGS)),
+	CALL(eventfd2, MAIN, "live snapshot: by which it says that it is done", IS(1, EFD_CLOEXEC | EFD_NONBLOCK)),
 
 	/* --- before the start: API requests that configure, and building the machine --- */
 	CALL(seccomp, BOOT, "the filters of MAIN and VCPU", IS(0, SECCOMP_SET_MODE_FILTER), IS(1, 0)),
@@ -212,7 +209,6 @@ const struct filter_rule filter_table[] = {
 	CALL(madvise, BOOT, "guest memory in huge pages", IS(2, MADV_HUGEPAGE)),
 	CALL(prctl, BOOT, "the name of a new thread", IS(0, PR_SET_NAME)),
 	CALL(membarrier, BOOT, "musl before the first thread", IS(0, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)),
-	CALL(clone, BOOT, "threads, nothing else", IS(0, THREAD_FLAGS)),
 	CALL(fsync, BOOT, "a new overlay"),
 	CALL(io_uring_setup, BOOT, "block device: the ring of an asynchronous drive"),
 	CALL(io_uring_register, BOOT, "block device: its files", IS(1, IORING_REGISTER_FILES)),

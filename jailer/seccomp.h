@@ -11,7 +11,7 @@
  *
  * Filters add up and are inherited: BOOT is installed by the main thread before anybody is listened
  * to, every vCPU thread adds VCPU before its first KVM_RUN, and the main thread adds MAIN when all
- * of them have, or LIVE, which is MAIN and a fork(), if live snapshots were asked for.
+ * of them have.
  */
 #pragma once
 
@@ -19,7 +19,7 @@
 
 #include "vmm/base/err.h"
 
-enum seccomp_kind { SECCOMP_BOOT, SECCOMP_MAIN, SECCOMP_VCPU, SECCOMP_LIVE, SECCOMP_KINDS };
+enum seccomp_kind { SECCOMP_BOOT, SECCOMP_MAIN, SECCOMP_VCPU, SECCOMP_KINDS };
 
 #define SECCOMP_EXIT_CODE 148
 

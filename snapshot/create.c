@@ -31,7 +31,7 @@ void snapshot_history_finish(struct snapshot_history *h)
 
 static bool tracked(const struct job *j)
 {
-	return j->m->mem.dirty;
+	return j->m->vm->config.machine.track_dirty_pages;
 }
 
 /* Whether `changed pages` means anything: there is something that they are changes of. */
@@ -59,18 +59,21 @@ static bool replaces_last(const struct job *j)
 	       (uint64_t)there.st_size == gmem_size(&j->m->mem);
 }
 
-/* The tracking begins anew with every snapshot, whether it needs what was tracked or not. */
-static int take_dirty(struct job *j, struct err *e)
+int job_take_dirty(struct job *j, struct pageset *s, struct err *e)
 {
-	if (!tracked(j))
-		return 0;
+	int r;
+
 	for (unsigned i = 0; i < j->m->virtio_count; i++) {
 		const struct virtio_device *d = j->m->virtio[i].dev;
 
+		pthread_mutex_lock(d->env.lock);
 		for (unsigned q = 0; q < d->num_queues; q++)
 			virtq_mark(&d->queue[q]);
+		pthread_mutex_unlock(d->env.lock);
 	}
-	return memory_take_dirty(&j->m->mem, &j->m->kvm, &j->dirty, e);
+	r = memory_take_dirty(&j->m->mem, &j->m->kvm, s, e);
+	pageset_add_all(&j->dirty, s);
+	return r;
 }
 
 /*
@@ -103,18 +106,12 @@ static void choose_kind(struct job *j)
 		j->state.meta.origin = j->h->origin;
 }
 
+/* In the set is what was tracked. */
 static int choose_pages(struct job *j, struct err *e)
 {
-	int r = pageset_init(&j->pages, gmem_size(&j->m->mem) / GMEM_PAGE, e);
-
-	if (r < 0)
-		return r;
 	if (!j->diff)
 		return memory_present(&j->m->mem, j->h->lazy, &j->pages, e);
-	if (!tracked(j))
-		return find_changed(j, e);
-	pageset_add_all(&j->pages, &j->dirty);
-	return 0;
+	return tracked(j) ? 0 : find_changed(j, e);
 }
 
 /* What the table says of pages that were copied, not written. */
@@ -127,7 +124,7 @@ static int rescan(struct job *j, struct err *e)
 	if (r == 0)
 		r = memory_present(&j->m->mem, j->h->lazy, &all, e);
 	if (r == 0)
-		r = memory_tabulate(&j->m->mem, &all, &j->table, e);
+		r = memory_tabulate(&j->m->mem, &all, true, &j->table, e);
 	pageset_finish(&j->pages);
 	j->pages = all;
 	return r;
@@ -160,9 +157,25 @@ static void fill_meta(struct job *j)
 	meta->host = x86_host_fingerprint(&j->m->kvm);
 	meta->mem_size = gmem_size(&j->m->mem);
 	meta->mem_inode = j->out.memory.inode;
-	meta->mem_written = pageset_count(&j->pages);
+}
+
+void job_probe(struct job *j)
+{
+	struct state_meta *meta = &j->state.meta;
+
 	meta->probes =
 		memory_choose_probes(&j->m->mem, &j->pages, state_is_diff(meta), meta->probe);
+}
+
+int job_commit(struct job *j, const struct snapfile_writer *state, struct err *e)
+{
+	int r = fd_write_full(j->out.state.fd, state->wire.buf, state->wire.pos);
+
+	if (r < 0)
+		return err_set(e, -r, "write '%s': %s", j->p->snapshot_path, strerror(-r));
+	j->report.pages = j->state.meta.mem_written;
+	j->report.diff = state_is_diff(&j->state.meta);
+	return output_commit(&j->out, e);
 }
 
 static int write_state(struct job *j, struct err *e)
@@ -170,13 +183,11 @@ static int write_state(struct job *j, struct err *e)
 	struct snapfile_writer out;
 	int r;
 
-	fill_meta(j);
+	job_probe(j);
+	j->state.meta.mem_written = pageset_count(&j->pages);
 	r = state_write(&j->state, j->m, &j->table, &out, e);
-	if (r == 0) {
-		r = fd_write_full(j->out.state.fd, out.wire.buf, out.wire.pos);
-		if (r < 0)
-			err_set(e, -r, "write '%s': %s", j->p->snapshot_path, strerror(-r));
-	}
+	if (r == 0)
+		r = job_commit(j, &out, e);
 	snapfile_drop(&out);
 	return r;
 }
@@ -202,12 +213,18 @@ int job_begin(struct job *j, struct vm *vm, struct snapshot_history *h,
 		r = err_sys(e, "choose an id");
 	j->state.config = p->config;
 	j->state.config_len = p->config_len;
+	fill_meta(j);
+	choose_kind(j);
+	if (r == 0)
+		r = pageset_init(&j->dirty, gmem_size(&j->m->mem) / GMEM_PAGE, e);
+	if (r == 0)
+		r = pageset_init(&j->pages, gmem_size(&j->m->mem) / GMEM_PAGE, e);
 	if (r < 0)
 		job_end(j, r);
 	return r;
 }
 
-int job_freeze(struct job *j, struct err *e)
+int job_freeze(struct job *j, struct pageset *dirty, struct err *e)
 {
 	uint64_t last = now_ns();
 	struct timespec now;
@@ -215,11 +232,8 @@ int job_freeze(struct job *j, struct err *e)
 
 	clock_gettime(CLOCK_REALTIME, &now);
 	j->state.meta.created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-	choose_kind(j);
-	if (r == 0)
-		r = pageset_init(&j->dirty, gmem_size(&j->m->mem) / GMEM_PAGE, e);
-	if (r == 0)
-		r = take_dirty(j, e);
+	if (r == 0 && dirty)
+		r = job_take_dirty(j, dirty, e);
 	j->report.state_us = lap_us(&last);
 	return r;
 }
@@ -233,12 +247,8 @@ int job_write(struct job *j, struct err *e)
 	report->memory_us = lap_us(&last);
 	if (r == 0)
 		r = write_state(j, e);
-	if (r == 0)
-		r = output_commit(&j->out, e);
 	report->commit_us = lap_us(&last);
 	report->total_us = report->state_us + report->memory_us + report->commit_us;
-	report->pages = j->state.meta.mem_written;
-	report->diff = state_is_diff(&j->state.meta);
 	return r;
 }
 
@@ -279,7 +289,8 @@ static int create(struct job *j, struct vm *vm, struct snapshot_history *h,
 
 	if (r < 0)
 		return r;
-	r = job_freeze(j, e);
+	/* The tracking begins anew with every snapshot, whether it needs what was tracked or not. */
+	r = job_freeze(j, !tracked(j) ? NULL : j->diff ? &j->pages : &j->dirty, e);
 	if (r == 0)
 		r = job_write(j, e);
 	job_thaw(j);
@@ -306,7 +317,7 @@ int snapshot_create(struct vm *vm, struct snapshot_history *h,
 	if (h->live)
 		return err_set(e, EBUSY, "a live snapshot is still being written");
 	if (p->live)
-		return live_begin(vm, h, p, report, e);
+		return live_begin(vm, h, p, e);
 	if (vm->phase != VM_PAUSED)
 		return err_set(e, EINVAL, "the microVM has to be paused");
 	/* Half a megabyte of states is not for the stack. */

@@ -15,8 +15,8 @@ struct job {
 	const struct snapshot_create_params *p; /* borrowed */
 	struct output out;
 	struct state state;
-	struct pageset pages; /* to be written */
-	struct pageset dirty; /* taken from the tracking, to be put back on failure */
+	struct pageset pages; /* to be written, or written */
+	struct pageset dirty; /* all that was taken from the tracking, to be put back on failure */
 	struct memory_table table;
 	bool diff, merge; /* changed pages only; which complete the file before */
 	struct snapshot_report report;
@@ -27,10 +27,16 @@ int job_begin(struct job *j, struct vm *vm, struct snapshot_history *h,
 	      const struct snapshot_create_params *p, struct err *e);
 /* It is a diff of memory that is not tracked, which is found by comparing. */
 bool job_compares(const struct job *j);
-/* Drains devices, reads all states and what is dirty. The VM is paused. */
-int job_freeze(struct job *j, struct err *e);
+/* Moves what is dirty into `s`: the tracking begins anew. No device has a request in flight. */
+int job_take_dirty(struct job *j, struct pageset *s, struct err *e);
+/* Drains devices, reads all states, and what is dirty unless `dirty` is NULL. The VM is paused. */
+int job_freeze(struct job *j, struct pageset *dirty, struct err *e);
+/* Of the pages that will be in the file, those by which it is recognized. The VM is paused. */
+void job_probe(struct job *j);
 /* Writes both files and gives them their names. Memory is as it was when it was frozen. */
 int job_write(struct job *j, struct err *e);
+/* Both files have been written: gives them their names. Any thread. */
+int job_commit(struct job *j, const struct snapfile_writer *state, struct err *e);
 /* A drained device goes on with what it has put back. Always after job_freeze(). */
 void job_thaw(struct job *j);
 /* Frees what is in `j`. `r` 0: the next diff is of this one; else what it took is put back. */
@@ -39,6 +45,6 @@ void job_log(const struct snapshot_report *report);
 
 /* snapshot/live.c */
 int live_begin(struct vm *vm, struct snapshot_history *h, const struct snapshot_create_params *p,
-	       struct snapshot_report *report, struct err *e);
-/* The process ends: nobody waits for the copy any more. Takes NULL. */
+	       struct err *e);
+/* The process ends: the copy is given up, unless its files are being finished. Takes NULL. */
 void live_abandon(struct snapshot_live *l);

@@ -1,167 +1,328 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A snapshot of a microVM that goes on running.
+ * A snapshot of a microVM that goes on running: what migration calls pre-copy.
  *
- * It is paused for the state of vCPUs and devices and for a fork(). The child has guest memory as it
- * was at that moment, since the kernel copies a page when one of the two writes to it; it writes
- * both files with the code that writes those of a paused microVM, tells how it went through a pipe,
- * and ends. Nothing in the parent knows of it meanwhile: devices and vCPUs write where they like.
+ * Memory is written while the guest changes it, in rounds. Each begins by asking what has been
+ * written since the one before (KVM's log of dirty pages, and spore's own for what devices write),
+ * and writes that, until little is left, or it does not become less. Then the guest is stopped: the
+ * states are read, what is left is copied, which is LAST_PAGES and mostly far fewer, and it goes on.
+ * So the pause has nothing to do with the size of memory, nor with what backs it. A guest that
+ * writes faster than the host takes it pays with a longer pause: what it has written in one round.
  *
- * Why not write protection by userfaultfd, which copies no page: a private mapping of a file, and
- * that is the memory of every restored microVM, cannot be protected so; each first write would wait
- * for another thread to write the page into a file; and whoever may make a userfaultfd for faults
- * of the kernel has a tool against the kernel. The pause is of the same kind: both walk the page
- * tables of what the guest has touched, tens of microseconds a MiB, or hardly anything when it has
- * huge pages.
+ *	main thread                        copying thread
+ *	begin: log on, ask                 round 1: what is there (full), or the log (diff)
+ *	done: ask; much? ---------------->  another round
+ *	      little: stop, states,
+ *	      copy the rest, go on ------->  the rest, hashes, state file; both files appear
+ *	done: tell
  *
- * What a fork() costs: pages that the guest writes while it lasts are there twice. And the main
- * thread's filter has to let it happen, so this has to be asked for before the start.
+ * A round asks while no device has a request in flight: a buffer that a disk is being read into was
+ * marked when it was handed out, and would be written behind our back.
  *
- * The child dies with its parent (PR_SET_PDEATHSIG), and has closed what it does not need: no peer
- * of a connection waits for its end to learn of ours.
+ * Hashes are of what was written, read back from the page cache: of guest memory they could only be
+ * made in the pause. The thread makes the same system calls as the main thread makes for the
+ * snapshot of a paused microVM, and inherits its filter.
+ *
+ * Alternatives: a fork() has the memory of one moment for nothing, but walks all page tables for it,
+ * in the pause, makes KVM forget its own, and cannot do shared memory. Write protection by
+ * userfaultfd cannot do private mappings of files, which is what a restored guest has.
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "snapshot/job.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
-#define PROGRESS_NS 500000000ull
+#define PROGRESS_NS  500000000ull
+#define ROUNDS_MAX   8u
+/* What is left for the pause: 4 MiB, a millisecond. */
+#define LAST_PAGES   1024u
+/* And what fits into the buffer: it grows until all vCPUs stand still. The rest costs a write. */
+#define BUFFER_PAGES (2 * LAST_PAGES)
+#define STACK_SIZE   KIB(64)
 
-/* What the child tells. Smaller than PIPE_BUF, so that it comes as one. */
-struct outcome {
-	int r;
-	struct snapshot_report report;
-	struct err e;
-};
-
+/* All but the last line is the copying thread's while there is one. */
 struct snapshot_live {
 	struct job job;
 	struct snapshot_create_params p;
 	char *snapshot_path, *mem_file_path, *config; /* owned, of p */
 	struct vm *vm;
-	int fd; /* reading end of the pipe; -1: not begun */
-	pid_t pid;
-	bool told;
-	struct outcome outcome; /* of the child, when told */
-	struct loop_source source;
+	uint64_t started_ns;
+	bool logging;	     /* KVM's log is on for this snapshot only */
+	unsigned round;	     /* that was copied last */
+	uint64_t count;	     /* pages of it */
+	struct pageset next; /* to be copied */
+	bool paused;	     /* the pause is over: the files are being finished */
+	struct pageset taken;
+	uint8_t *buffer; /* of those pages, BUFFER_PAGES */
+	struct snapfile_writer state;
+	int r; /* of the step that was taken last */
+	struct err e;
+	int (*step)(struct snapshot_live *l, struct err *e);
+
+	_Atomic bool stop;
+	pthread_t thread;
+	bool has_thread;
+	int done_fd;
+	struct loop_source done;
 	struct loop_timer timer;
 };
 
-/* --- child --- */
+/* --- copying thread --- */
 
-static int compare_ints(const void *a, const void *b)
+static int copy_round(struct snapshot_live *l, struct err *e)
 {
-	return *(const int *)a - *(const int *)b;
+	const struct gmem *mem = &l->job.m->mem;
+	bool fresh = l->round == 1 && !l->job.diff;
+	int fd = l->job.out.memory.fd;
+	int r = 0;
+
+	if (fresh)
+		r = memory_present(mem, l->job.h->lazy, &l->next, e);
+	l->count = pageset_count(&l->next);
+	pageset_add_all(&l->job.pages, &l->next);
+	return r < 0 ? r : memory_copy(mem, fd, &l->next, fresh, &l->stop, e);
 }
 
-/* Closes all descriptors but the standard ones and these. */
-static void keep_only(int *keep, unsigned n)
-{
-	unsigned from = STDERR_FILENO + 1;
-
-	qsort(keep, n, sizeof(*keep), compare_ints);
-	for (unsigned i = 0; i < n; i++) {
-		if (keep[i] < (int)from)
-			continue;
-		if (keep[i] > (int)from)
-			syscall(SYS_close_range, from, keep[i] - 1, 0);
-		from = (unsigned)keep[i] + 1;
-	}
-	syscall(SYS_close_range, from, ~0u, 0);
-}
-
-static _Noreturn void write_and_end(struct snapshot_live *l, int fd, pid_t parent)
+static int first_round(struct snapshot_live *l, struct err *e)
 {
 	struct job *j = &l->job;
-	int keep[] = {fd,
-		      j->out.state.fd,
-		      j->out.state.dir,
-		      j->out.memory.fd,
-		      j->out.memory.dir,
-		      j->h->memory_fd,
-		      j->m->mem.fd};
-	struct outcome o = {0};
+	int r = 0;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(1);
-	keep_only(keep, ARRAY_SIZE(keep));
-	o.r = job_write(j, &o.e);
-	o.report = j->report;
-	output_drop(&j->out);
-	_exit(write(fd, &o, sizeof(o)) != sizeof(o));
+	if (j->merge)
+		r = memory_copy_rest(j->h->memory_fd, j->out.memory.fd, &l->next, e);
+	if (r == 0 && ftruncate(j->out.memory.fd, (off_t)gmem_size(&j->m->mem)) < 0)
+		r = err_sys(e, "size the memory file");
+	return r < 0 ? r : copy_round(l, e);
 }
 
-/* --- parent --- */
+/* The table is that of a full one if that is what the file is now. */
+static int tabulate(struct job *j, struct err *e)
+{
+	bool diff = state_is_diff(&j->state.meta);
+	struct gmem view;
+	int r = memory_view(&view, j->out.memory.fd, gmem_size(&j->m->mem), e);
+
+	if (r < 0)
+		return r;
+	if (!diff) {
+		pageset_clear(&j->pages);
+		r = memory_in_file(j->out.memory.fd, &j->pages, e);
+	}
+	if (r == 0)
+		r = memory_tabulate(&view, &j->pages, !diff, &j->table, e);
+	munmap(view.map, view.map_len);
+	return r;
+}
+
+static int write_state(struct snapshot_live *l, struct err *e)
+{
+	struct job *j = &l->job;
+	struct snapfile_writer out;
+	struct snapfile frozen;
+	int r = snapfile_parse(&frozen, TAKE(l->state.wire.buf), l->state.wire.pos, e);
+
+	if (r < 0)
+		return r;
+	j->state.meta.mem_written = pageset_count(&j->pages);
+	r = state_rewrite(&frozen, &j->state.meta, &j->table, &out, e);
+	if (r == 0)
+		r = job_commit(j, &out, e);
+	snapfile_drop(&out);
+	snapfile_finish(&frozen);
+	return r;
+}
+
+static int finish_files(struct snapshot_live *l, struct err *e)
+{
+	uint64_t start = now_ns();
+	int r = memory_write_taken(l->job.out.memory.fd, l->buffer, &l->taken, e);
+
+	if (r == 0)
+		r = tabulate(&l->job, e);
+	if (r == 0)
+		r = write_state(l, e);
+	l->job.report.commit_us = (now_ns() - start) / 1000;
+	return r;
+}
+
+static void *copy(void *arg)
+{
+	struct snapshot_live *l = arg;
+
+	l->r = l->step(l, &l->e);
+	fd_event_signal(l->done_fd);
+	return NULL;
+}
+
+/* --- main thread --- */
+
+static void join(struct snapshot_live *l)
+{
+	if (l->has_thread)
+		pthread_join(l->thread, NULL);
+	l->has_thread = false;
+}
 
 static void finish(struct snapshot_live *l)
 {
-	if (l->source.added)
-		loop_del(l->vm->loop, &l->source);
+	if (l->done.added)
+		loop_del(l->vm->loop, &l->done);
 	loop_timer_clear(l->vm->loop, &l->timer);
-	fd_close(&l->fd);
+	fd_close(&l->done_fd);
+	pageset_finish(&l->next);
+	pageset_finish(&l->taken);
+	snapfile_drop(&l->state);
+	if (l->buffer)
+		munmap(l->buffer, BUFFER_PAGES * GMEM_PAGE);
 	free(l->snapshot_path);
 	free(l->mem_file_path);
 	free(l->config);
 	free(l);
 }
 
+static void stop_logging(struct snapshot_live *l)
+{
+	struct err e;
+
+	if (l->logging && machine_log_dirty(l->job.m, false, &e) < 0)
+		log_error("after a live snapshot: %s", e.msg);
+	l->logging = false;
+}
+
 void live_abandon(struct snapshot_live *l)
 {
-	if (l)
-		finish(l);
-}
-
-/* It has told nothing: killed, or ended by a filter. */
-static int explain(int status, struct err *e)
-{
-	if (WIFSIGNALED(status))
-		return err_set(e, ECHILD, "the process that wrote it was ended by signal %d",
-			       WTERMSIG(status));
-	return err_set(e, ECHILD, "the process that wrote it ended with status %d",
-		       WEXITSTATUS(status));
-}
-
-/* The child has ended, one way or the other. */
-static void end(struct snapshot_live *l)
-{
-	struct outcome *o = &l->outcome;
-	int status = 0;
-
-	waitpid(l->pid, &status, 0);
-	if (!l->told)
-		o->r = explain(status, &o->e);
-	job_end(&l->job, o->r);
-	l->job.h->live = NULL;
-	if (o->r == 0)
-		job_log(&o->report);
-	else
-		log_error("live snapshot '%s': %s", l->p.snapshot_path, o->e.msg);
-	l->p.done(l->p.arg, &l->p, &o->report, o->r == 0 ? NULL : &o->e);
+	if (!l)
+		return;
+	l->stop = true;
+	join(l);
+	job_end(&l->job, -ECANCELED);
 	finish(l);
 }
 
-static void on_pipe(struct loop_source *s, uint32_t events)
+static void end(struct snapshot_live *l, int r, const struct err *e)
+{
+	struct snapshot_report *report = &l->job.report;
+
+	stop_logging(l);
+	report->total_us = (now_ns() - l->started_ns) / 1000;
+	l->job.h->live = NULL;
+	job_end(&l->job, r);
+	if (r == 0)
+		log_info("live %s snapshot in %llu us: %u rounds, %llu pages, paused for %llu us "
+			 "(state %llu), files %llu",
+			 report->diff ? "diff" : "full", (unsigned long long)report->total_us,
+			 l->round, (unsigned long long)report->pages,
+			 (unsigned long long)report->paused_us,
+			 (unsigned long long)report->state_us,
+			 (unsigned long long)report->commit_us);
+	else
+		log_error("live snapshot '%s': %s", l->p.snapshot_path, e->msg);
+	l->p.done(l->p.arg, &l->p, report, r == 0 ? NULL : e);
+	finish(l);
+}
+
+static int start_step(struct snapshot_live *l, int (*step)(struct snapshot_live *l, struct err *e),
+		      struct err *e)
+{
+	pthread_attr_t attr;
+	int r;
+
+	l->step = step;
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_SIZE);
+	r = pthread_create(&l->thread, &attr, copy, l);
+	pthread_attr_destroy(&attr);
+	l->has_thread = r == 0;
+	return r ? err_set(e, r, "start the copying thread: %s", strerror(r)) : 0;
+}
+
+/* What has changed since it was asked for last, into an empty l->next. */
+static int take_dirty(struct snapshot_live *l, struct err *e)
+{
+	struct vm_machine *m = l->job.m;
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < m->virtio_count; i++)
+		r = virtio_mmio_drain(&m->virtio[i], e);
+	pageset_clear(&l->next);
+	if (r == 0)
+		r = job_take_dirty(&l->job, &l->next, e);
+	job_thaw(&l->job);
+	return r;
+}
+
+/* While the guest stands still. */
+static int freeze(struct snapshot_live *l, struct err *e)
+{
+	struct job *j = &l->job;
+	int r = job_freeze(j, &l->next, e);
+
+	if (r == 0)
+		r = state_write(&j->state, j->m, NULL, &l->state, e);
+	if (r == 0) {
+		pageset_add_all(&j->pages, &l->next);
+		job_probe(j);
+		memory_take(&j->m->mem, &l->next, l->buffer, BUFFER_PAGES, &l->taken);
+		r = memory_copy(&j->m->mem, j->out.memory.fd, &l->next, false, &l->stop, e);
+	}
+	job_thaw(j);
+	return r;
+}
+
+static int pause_and_finish(struct snapshot_live *l, struct err *e)
+{
+	bool was_running = l->vm->phase == VM_RUNNING;
+	uint64_t start = now_ns();
+	struct err ignored;
+	int r = vm_pause(l->vm, e);
+
+	if (r < 0)
+		return r;
+	r = freeze(l, e);
+	if (was_running)
+		vm_resume(l->vm, &ignored);
+	l->paused = true;
+	l->job.report.paused_us = (now_ns() - start) / 1000;
+	l->job.report.memory_us = (start - l->started_ns) / 1000;
+	stop_logging(l);
+	return r < 0 ? r : start_step(l, finish_files, e);
+}
+
+/* The rounds end where another one would not leave less. */
+static int next_round(struct snapshot_live *l, struct err *e)
+{
+	int r = take_dirty(l, e);
+	uint64_t left = r < 0 ? 0 : pageset_count(&l->next);
+
+	if (r < 0)
+		return r;
+	if (left <= LAST_PAGES || l->round == ROUNDS_MAX || (l->round > 1 && left > l->count / 2))
+		return pause_and_finish(l, e);
+	l->round++;
+	return start_step(l, copy_round, e);
+}
+
+static void on_done(struct loop_source *s, uint32_t events)
 {
 	struct snapshot_live *l = s->arg;
-	ssize_t n = read(l->fd, &l->outcome, sizeof(l->outcome));
+	bool last = l->paused;
 
 	(void)events;
-	if (n == (ssize_t)sizeof(l->outcome))
-		l->told = true; /* its end comes next */
-	else if (n == 0)
-		end(l);
+	fd_event_drain(l->done_fd);
+	join(l);
+	if (l->r == 0 && !last)
+		l->r = next_round(l, &l->e);
+	if (l->r < 0 || last)
+		end(l, l->r, &l->e);
 }
 
 static void on_progress(struct loop_timer *t)
@@ -174,27 +335,7 @@ static void on_progress(struct loop_timer *t)
 	loop_timer_set(l->vm->loop, t, PROGRESS_NS);
 }
 
-static int check(const struct vm *vm, const struct snapshot_history *h, struct err *e)
-{
-	enum gmem_backing backing;
-
-	if (!vm->machine)
-		return err_set(e, EINVAL, "the microVM has not been started");
-	if (!vm->config.machine.live_snapshots)
-		return err_set(e, EINVAL,
-			       "live: needs live_snapshots, in machine-config before the start or "
-			       "when a snapshot is loaded");
-	backing = vm->machine->mem.backing;
-	if (backing == GMEM_MEMFD || backing == GMEM_HUGETLB_2M)
-		return err_set(e, ENOTSUP,
-			       "live: memory_backend Memfd and huge_pages 2M are shared memory, "
-			       "which cannot be copied while the microVM runs");
-	if (h->lazy)
-		return err_set(e, ENOTSUP,
-			       "live: memory that a page fault handler brings cannot be copied "
-			       "while the microVM runs");
-	return 0;
-}
+/* --- begin --- */
 
 static struct snapshot_live *prepare(struct vm *vm, const struct snapshot_create_params *p)
 {
@@ -203,7 +344,8 @@ static struct snapshot_live *prepare(struct vm *vm, const struct snapshot_create
 	if (!l)
 		return NULL;
 	l->vm = vm;
-	l->fd = -1;
+	l->done_fd = -1;
+	l->round = 1;
 	l->p = *p;
 	l->p.snapshot_path = l->snapshot_path = strdup(p->snapshot_path);
 	l->p.mem_file_path = l->mem_file_path = strdup(p->mem_file_path);
@@ -216,74 +358,87 @@ static struct snapshot_live *prepare(struct vm *vm, const struct snapshot_create
 	return l;
 }
 
-static int start_child(struct snapshot_live *l, struct err *e)
+/* Where the pause leaves what is left; touched now, since each page would cost a fault then. */
+static int get_buffer(struct snapshot_live *l, struct err *e)
 {
-	cleanup_fd int out = -1;
-	pid_t self = getpid();
-	int fd[2];
+	void *map = mmap(NULL, BUFFER_PAGES * GMEM_PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
-	if (pipe2(fd, O_CLOEXEC | O_NONBLOCK) < 0)
-		return err_sys(e, "create a pipe");
-	l->fd = fd[0];
-	out = fd[1];
-	l->source = (struct loop_source){.fd = l->fd, .ready = on_pipe, .arg = l};
-	if (loop_add(l->vm->loop, &l->source, EPOLLIN, e) < 0)
-		return -e->code;
-	l->pid = fork();
-	if (l->pid == 0)
-		write_and_end(l, out, self);
-	return l->pid < 0 ? err_sys(e, "start a process for the copy") : 0;
+	if (map == MAP_FAILED)
+		return err_sys(e, "get memory for what is copied last");
+	l->buffer = map;
+	return 0;
 }
 
-/* While the guest stands still. */
-static int freeze_and_fork(struct snapshot_live *l, bool was_running, struct err *e)
+static int get_ready(struct snapshot_live *l, struct err *e)
 {
-	struct err ignored;
-	int r = vm_pause(l->vm, e);
+	const uint64_t pages = gmem_size(&l->vm->machine->mem) / GMEM_PAGE;
+	int r = pageset_init(&l->next, pages, e);
 
+	if (r == 0)
+		r = pageset_init(&l->taken, pages, e);
+	if (r == 0)
+		r = get_buffer(l, e);
 	if (r < 0)
 		return r;
-	r = job_freeze(&l->job, e);
+	l->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (l->done_fd < 0)
+		return err_sys(e, "create an eventfd");
+	l->done = (struct loop_source){.fd = l->done_fd, .ready = on_done, .arg = l};
+	return loop_add(l->vm->loop, &l->done, EPOLLIN, e);
+}
+
+/* From here on it is known what is written. */
+static int start_logging(struct snapshot_live *l, struct err *e)
+{
+	int r = 0;
+
+	if (!l->vm->config.machine.track_dirty_pages) {
+		l->logging = true;
+		r = machine_log_dirty(l->job.m, true, e);
+	}
 	if (r == 0)
-		r = start_child(l, e);
-	job_thaw(&l->job);
-	if (was_running)
-		vm_resume(l->vm, &ignored);
+		r = take_dirty(l, e);
+	if (r == 0 && !l->job.diff)
+		pageset_clear(&l->next); /* what is there is written anyway */
 	return r;
 }
 
 static int begin(struct snapshot_live *l, struct snapshot_history *h, struct err *e)
 {
-	bool was_running = l->vm->phase == VM_RUNNING;
-	uint64_t start;
-	int r = job_begin(&l->job, l->vm, h, &l->p, e);
+	int r;
 
+	l->started_ns = now_ns();
+	r = job_begin(&l->job, l->vm, h, &l->p, e);
 	if (r < 0)
 		return r;
-	start = now_ns();
 	if (job_compares(&l->job))
 		r = err_set(e, EINVAL, "live: a diff needs track_dirty_pages");
-	else
-		r = freeze_and_fork(l, was_running, e);
-	l->job.report.paused_us = (now_ns() - start) / 1000;
-	if (r < 0)
-		job_end(&l->job, r);
+	if (r == 0)
+		r = start_logging(l, e);
+	if (r == 0)
+		r = start_step(l, first_round, e);
+	if (r == 0)
+		return 0;
+	stop_logging(l);
+	job_end(&l->job, r);
 	return r;
 }
 
 int live_begin(struct vm *vm, struct snapshot_history *h, const struct snapshot_create_params *p,
-	       struct snapshot_report *report, struct err *e)
+	       struct err *e)
 {
 	struct snapshot_live *l;
-	int r = check(vm, h, e);
+	int r;
 
-	if (r < 0)
-		return r;
+	if (!vm->machine)
+		return err_set(e, EINVAL, "the microVM has not been started");
 	l = prepare(vm, p);
 	if (!l)
 		return err_set(e, ENOMEM, "out of memory");
-	r = begin(l, h, e);
-	*report = l->job.report;
+	r = get_ready(l, e);
+	if (r == 0)
+		r = begin(l, h, e);
 	if (r < 0) {
 		finish(l);
 		return r;
@@ -291,7 +446,5 @@ int live_begin(struct vm *vm, struct snapshot_history *h, const struct snapshot_
 	h->live = l;
 	l->timer = (struct loop_timer){.expired = on_progress, .arg = l};
 	loop_timer_set(vm->loop, &l->timer, PROGRESS_NS);
-	log_info("live snapshot begun: paused for %llu us, of which state %llu",
-		 (unsigned long long)report->paused_us, (unsigned long long)report->state_us);
 	return 0;
 }

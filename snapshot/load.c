@@ -80,7 +80,6 @@ static int configure(struct load *l, struct err *e)
 			l->p->snapshot_path, c->vcpu_count, (unsigned long long)mem_mib,
 			meta->vcpus, (unsigned long long)(meta->mem_size >> 20));
 	c->track_dirty_pages = l->p->track_dirty_pages;
-	c->live_snapshots |= l->p->live_snapshots;
 	switch (l->p->huge_pages) {
 	case SNAPSHOT_PAGES_AS_SAVED:
 		break;

@@ -13,8 +13,9 @@
 #include "snapshot/hash.h"
 #include "vmm/base/fd.h"
 
+#define COPY_BYTES KIB(256)
 /* Pages whose residency is asked for at once: a vector of bytes on the stack. */
-#define WINDOW 16384u
+#define WINDOW	   16384u
 
 static uint8_t *page_at(const struct gmem *m, uint64_t page)
 {
@@ -326,34 +327,113 @@ int memory_write(const struct gmem *m, int fd, struct pageset *s, bool skip_zero
 	return each_chunk(m, fd, s, skip_zeroes, t, e);
 }
 
-int memory_tabulate(const struct gmem *m, struct pageset *s, struct memory_table *t, struct err *e)
+int memory_tabulate(const struct gmem *m, struct pageset *s, bool skip_zeroes,
+		    struct memory_table *t, struct err *e)
 {
-	return each_chunk(m, -1, s, true, t, e);
+	return each_chunk(m, -1, s, skip_zeroes, t, e);
+}
+
+/* --- write, while the guest runs --- */
+
+/* How many pages from `page` on, up to `max`, are to be written; 0: this one is not. */
+static uint64_t written_run(const struct gmem *m, uint64_t page, uint64_t max, bool skip_zeroes)
+{
+	uint64_t n = 0;
+
+	if (!skip_zeroes)
+		return max;
+	while (n < max && !memory_is_zero(page_at(m, page + n)))
+		n++;
+	return n;
+}
+
+int memory_copy(const struct gmem *m, int fd, const struct pageset *s, bool skip_zeroes,
+		const _Atomic bool *stop, struct err *e)
+{
+	uint64_t at = 0, n;
+	int r = 0;
+
+	for (; r == 0 && (n = pageset_run(s, &at, s->pages)); at += n) {
+		uint64_t max = MIN(n, (uint64_t)PAGESET_CHUNK);
+
+		if (*stop)
+			return err_set(e, ECANCELED, "the microVM ends");
+		n = written_run(m, at, max, skip_zeroes);
+		if (n)
+			r = write_run(m, fd, at, n, e);
+		else
+			n = 1;
+	}
+	return r;
+}
+
+uint64_t memory_take(const struct gmem *m, struct pageset *s, uint8_t *to, uint64_t max,
+		     struct pageset *taken)
+{
+	uint64_t at = 0, count = 0;
+
+	for (; count < max && pageset_run(s, &at, s->pages); at++, count++) {
+		memcpy(to + count * GMEM_PAGE, page_at(m, at), GMEM_PAGE);
+		pageset_remove(s, at);
+		pageset_add(taken, at);
+	}
+	return count;
+}
+
+int memory_write_taken(int fd, const uint8_t *from, const struct pageset *taken, struct err *e)
+{
+	uint64_t at = 0, n;
+	int r = 0;
+
+	for (; r == 0 && (n = pageset_run(taken, &at, taken->pages)); at += n) {
+		r = fd_pwrite_full(fd, from, n * GMEM_PAGE, at * GMEM_PAGE);
+		from += n * GMEM_PAGE;
+	}
+	return r < 0 ? err_set(e, -r, "write guest memory: %s", strerror(-r)) : 0;
+}
+
+int memory_view(struct gmem *view, int fd, uint64_t size, struct err *e)
+{
+	void *map = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+
+	if (map == MAP_FAILED)
+		return err_sys(e, "map the memory file");
+	*view = (struct gmem){.region[0] = {.len = size, .host = map},
+			      .count = 1,
+			      .all = 1,
+			      .fd = -1,
+			      .map = map,
+			      .map_len = size};
+	return 0;
+}
+
+int memory_in_file(int fd, struct pageset *s, struct err *e)
+{
+	return each_extent(fd, s->pages * GMEM_PAGE, add_extent, s, e);
 }
 
 struct copy {
 	int from, to;
 	const struct pageset *leave;
+	uint8_t *buf; /* COPY_BYTES */
 	struct err *e;
 };
 
 static int copy_run(const struct copy *c, uint64_t page, uint64_t count)
 {
-	off_t in = (off_t)(page * GMEM_PAGE), out = in;
-	uint64_t len = count * GMEM_PAGE;
+	uint64_t at = page * GMEM_PAGE, end = at + count * GMEM_PAGE, n;
+	int r = 0;
 
-	while (len > 0) {
-		ssize_t n = copy_file_range(c->from, &in, c->to, &out, len, 0);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return err_sys(c->e, "copy from the memory file before");
-		if (n == 0)
-			return err_set(c->e, ENODATA, "the memory file before is too short");
-		len -= (uint64_t)n;
+	for (; r == 0 && at < end; at += n) {
+		n = MIN(end - at, (uint64_t)COPY_BYTES);
+		r = fd_pread_full(c->from, c->buf, n, at);
+		if (r < 0)
+			return err_set(c->e, -r, "read the memory file before: %s", strerror(-r));
+		r = fd_pwrite_full(c->to, c->buf, n, at);
+		if (r < 0)
+			err_set(c->e, -r, "write guest memory: %s", strerror(-r));
 	}
-	return 0;
+	return r;
 }
 
 /* Copies the pages of the extent that are not in the set: the gaps between its runs. */
@@ -378,10 +458,13 @@ static int copy_extent(void *arg, uint64_t from, uint64_t to)
 
 int memory_copy_rest(int base, int fd, const struct pageset *s, struct err *e)
 {
-	struct copy c = {.from = base, .to = fd, .leave = s, .e = e};
+	cleanup_free uint8_t *buf = malloc(COPY_BYTES);
+	struct copy c = {.from = base, .to = fd, .leave = s, .buf = buf, .e = e};
 
 	if (ioctl(fd, FICLONE, base) == 0)
 		return 0; /* the pages in `s` are written over it */
+	if (!buf)
+		return err_set(e, ENOMEM, "out of memory");
 	return each_extent(base, s->pages * GMEM_PAGE, copy_extent, &c, e);
 }
 

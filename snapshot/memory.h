@@ -11,7 +11,8 @@
  * The table has, for each 2 MiB chunk of which a page was written, which of its pages those are,
  * and a hash: the sum of the hashes of its pages, each seeded with the page's number.
  *
- * Main thread, vCPUs parked, devices drained: memory does not change meanwhile.
+ * Main thread, vCPUs parked, devices drained: memory does not change meanwhile. What says "any thread"
+ * may run beside a guest that changes it.
  */
 #pragma once
 
@@ -66,8 +67,35 @@ void memory_put_back(const struct gmem *m, const struct pageset *s);
 int memory_write(const struct gmem *m, int fd, struct pageset *s, bool skip_zeroes,
 		 struct memory_table *t, struct err *e);
 
-/* Only fills the table, for pages that are in the file already; leaves zeroes out of the set. */
-int memory_tabulate(const struct gmem *m, struct pageset *s, struct memory_table *t, struct err *e);
+/*
+ * Only fills the table, for pages that are in the file already. `skip_zeroes`: leaves those out of the
+ * set.
+ */
+int memory_tabulate(const struct gmem *m, struct pageset *s, bool skip_zeroes,
+		    struct memory_table *t, struct err *e);
+
+/*
+ * Only writes the pages in `s`, each as it is at some moment meanwhile. `skip_zeroes`: the file has a
+ * hole where a page is zero. Ends early with -ECANCELED when *stop. Any thread.
+ */
+int memory_copy(const struct gmem *m, int fd, const struct pageset *s, bool skip_zeroes,
+		const _Atomic bool *stop, struct err *e);
+/*
+ * Copies the first pages of `s`, at most `max` and in their order, to `to`, and removes them from it.
+ * Adds them to `taken`. Returns how many.
+ */
+uint64_t memory_take(const struct gmem *m, struct pageset *s, uint8_t *to, uint64_t max,
+		     struct pageset *taken);
+/* Writes what memory_take() took. Any thread. */
+int memory_write_taken(int fd, const uint8_t *from, const struct pageset *taken, struct err *e);
+
+/*
+ * A memory file as if it were guest memory, to be looked at with these functions: of `size` bytes, each
+ * page of which is the file's. Unmap view->map. Any thread.
+ */
+int memory_view(struct gmem *view, int fd, uint64_t size, struct err *e);
+/* Adds the pages of the file that are no holes. Any thread. */
+int memory_in_file(int fd, struct pageset *s, struct err *e);
 
 /*
  * Copies from `base` to `fd` the pages that are data there and not in `s`: what a diff leaves as it

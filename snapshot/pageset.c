@@ -21,6 +21,11 @@ void pageset_finish(struct pageset *s)
 	*s = (struct pageset){0};
 }
 
+void pageset_clear(struct pageset *s)
+{
+	memset(s->bit, 0, words(s->pages) * sizeof(*s->bit));
+}
+
 void pageset_add_range(struct pageset *s, uint64_t first, uint64_t count)
 {
 	uint64_t end;

@@ -18,6 +18,8 @@ struct pageset {
 /* Empty. Room is rounded up to whole chunks. */
 int pageset_init(struct pageset *s, uint64_t pages, struct err *e);
 void pageset_finish(struct pageset *s);
+/* Empty again. */
+void pageset_clear(struct pageset *s);
 
 static inline bool pageset_has(const struct pageset *s, uint64_t page)
 {

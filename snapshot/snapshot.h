@@ -30,10 +30,7 @@ struct snapshot_create_params {
 	bool diff;
 	const char *config; /* what `configure` of a load will be given; borrowed */
 	size_t config_len;
-	/*
-	 * The guest stands still for the state only; memory is written while it runs. Needs
-	 * live_snapshots in the machine's configuration.
-	 */
+	/* The guest stands still for the state only; memory is written while it runs. */
 	bool live;
 	/* Of a live one, from the loop: how much there is in the memory file; and the end. */
 	void (*progress)(void *arg, const struct snapshot_create_params *p, uint64_t bytes);
@@ -44,7 +41,7 @@ struct snapshot_create_params {
 
 /* What it took and made. */
 struct snapshot_report {
-	uint64_t paused_us; /* of a live one */
+	uint64_t paused_us; /* of a live one; memory_us is what was written before */
 	uint64_t state_us, memory_us, commit_us, total_us;
 	uint64_t pages; /* written */
 	bool diff;	/* false: the memory file is complete, also if a diff was asked for */
@@ -52,8 +49,8 @@ struct snapshot_report {
 
 /*
  * The VM is paused and stays so, whatever happens; what a failed one has looked at will be found by
- * the next one. See snapshot/output.h for how both files appear. A live one returns as soon as the
- * guest runs again, or is left paused if it was: see snapshot/live.c. There is one at a time.
+ * the next one. See snapshot/output.h for how both files appear. A live one returns as soon as it has
+ * begun, and the guest runs, or is left paused if it was: see snapshot/live.c. There is one at a time.
  *
  * A diff has the pages that changed since the snapshot before. It is complete, and a full one,
  * when there is none before or memory cannot tell what changed (not tracked, and not loaded from a
@@ -77,7 +74,6 @@ struct snapshot_load_params {
 	enum snapshot_backend backend;
 	const char *backend_path; /* memory file, or socket of the page fault handler */
 	bool track_dirty_pages;
-	bool live_snapshots;	 /* false: as saved */
 	const char *working_set; /* snapshot/workset.h; NULL: none. Backend File only */
 	unsigned working_set_ms; /* of running that are recorded */
 	bool clock_realtime;

@@ -117,8 +117,7 @@ Test(route, get)
 	cr_expect_eq(ask("GET /machine-config", NULL), 200);
 	cr_expect_str_eq(resp.body, "{\"vcpu_count\":1,\"mem_size_mib\":128,\"smt\":false,"
 				    "\"track_dirty_pages\":false,\"huge_pages\":\"None\","
-				    "\"memory_backend\":\"Anonymous\",\"pit\":false,"
-				    "\"live_snapshots\":false}");
+				    "\"memory_backend\":\"Anonymous\",\"pit\":false}");
 	vm.phase = VM_PAUSED;
 	cr_expect_eq(ask("GET /", NULL), 200);
 	cr_expect(strstr(resp.body, "\"state\":\"Paused\""));
@@ -382,8 +381,7 @@ Test(route, an_empty_configuration_can_be_loaded_again)
 	cr_expect_str_eq(first,
 			 "{\"logger\":null,\"metrics\":null,\"machine-config\":{\"vcpu_count\":1,"
 			 "\"mem_size_mib\":128,\"smt\":false,\"track_dirty_pages\":false,"
-			 "\"huge_pages\":\"None\",\"memory_backend\":\"Anonymous\",\"pit\":false,"
-			 "\"live_snapshots\":false},"
+			 "\"huge_pages\":\"None\",\"memory_backend\":\"Anonymous\",\"pit\":false},"
 			 "\"cpu-config\":null,\"boot-source\":null,\"drives\":[],"
 			 "\"network-interfaces\":[],\"mmds-config\":null,\"entropy\":null,"
 			 "\"balloon\":null,\"vsock\":null,"

@@ -3,6 +3,18 @@
 
 #include "vmm/base/fd.h"
 
+int virtio_mmio_drain(struct virtio_mmio *t, struct err *e)
+{
+	struct virtio_device *d = t->dev;
+	int r = 0;
+
+	pthread_mutex_lock(d->env.lock);
+	if (d->ops->drain)
+		r = d->ops->drain(d, e);
+	pthread_mutex_unlock(d->env.lock);
+	return r < 0 ? err_wrap(e, "%s", d->name) : 0;
+}
+
 int virtio_mmio_save(struct virtio_mmio_state *s, struct virtio_mmio *t, struct err *e)
 {
 	struct virtio_device *d = t->dev;

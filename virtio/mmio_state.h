@@ -26,6 +26,9 @@ struct virtio_mmio_state {
 	uint8_t config[VIRTIO_CONFIG_MAX];
 };
 
+/* Finishes what the device has in flight (virtio/device.h). 0 or -errno with `e` filled. */
+int virtio_mmio_drain(struct virtio_mmio *t, struct err *e);
+
 /* Drains the device and reads its state. 0 or -errno with `e` filled. */
 int virtio_mmio_save(struct virtio_mmio_state *s, struct virtio_mmio *t, struct err *e);
 

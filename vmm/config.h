@@ -34,7 +34,6 @@ struct machine_config {
 	uint64_t mem_size_mib; /* 1..CONFIG_MEM_MIB_MAX, default 128; even with huge pages */
 	bool smt;	       /* two threads a core: vcpu_count is 1 or even */
 	bool track_dirty_pages;
-	bool live_snapshots; /* (+) the main thread may fork(): snapshot/live.c */
 	enum huge_pages huge_pages;
 	bool memfd; /* (+) "memory_backend": "Anonymous" | "Memfd" */
 	bool pit;   /* (+) an emulated 8254; guests with kvm-clock do not need it */

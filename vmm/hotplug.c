@@ -67,8 +67,21 @@ static int map(void *arg, unsigned n, bool on)
 {
 	struct vm_machine *m = arg;
 
-	return kvm_set_part(&m->kvm, gmem_hotplug(&m->mem), n, on,
-			    m->vm->config.machine.track_dirty_pages);
+	return kvm_set_part(&m->kvm, gmem_hotplug(&m->mem), n, on, m->log_dirty);
+}
+
+int hotplug_log_dirty(struct vm_machine *m, struct err *e)
+{
+	const struct gmem_region *r = gmem_hotplug(&m->mem);
+
+	for (unsigned n = 0; r && n < r->len / r->part; n++) {
+		int error = gmem_any_plugged(r, n * r->part, r->part) ? map(m, n, true) : 0;
+
+		if (error < 0)
+			return err_set(e, -error, "log the dirty pages of a part of memory: %s",
+				       strerror(-error));
+	}
+	return 0;
 }
 
 struct virtio_device *hotplug_create(struct vm_machine *m, const struct virtio_env *env,

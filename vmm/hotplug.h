@@ -42,6 +42,9 @@ int hotplug_layout(const struct config *c, struct gmem_region region[3], struct 
 struct virtio_device *hotplug_create(struct vm_machine *m, const struct virtio_env *env,
 				     struct err *e);
 
+/* Has KVM log the dirty pages of what is plugged, or no longer: as m->log_dirty says. */
+int hotplug_log_dirty(struct vm_machine *m, struct err *e);
+
 /* What GET tells; sizes in MiB. */
 struct hotplug_status {
 	uint64_t total_size_mib, slot_size_mib, block_size_mib;

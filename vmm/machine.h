@@ -33,6 +33,7 @@ struct vm_machine {
 	struct vcpu_set vcpus;
 	struct vcpu vcpu[LAYOUT_VCPU_MAX];
 	struct loop_source ended;
+	bool log_dirty; /* KVM logs which pages the guest writes */
 };
 
 /* An empty one; NULL with `e` filled on failure. */
@@ -48,5 +49,11 @@ void machine_destroy(struct vm_machine *m);
 int machine_build_kvm(struct vm_machine *m, const struct machine_config *c, struct err *e);
 /* Serial line, keyboard controller, virtio devices in their slots. */
 int machine_build_devices(struct vm_machine *m, const struct config *c, struct err *e);
+/*
+ * Of a started machine, running or not: KVM's log of dirty pages, for a time. What the devices write
+ * is marked from the first time on (gmem_track()). Turning it on waits for all vCPUs to leave the
+ * guest once, and for milliseconds in the kernel while they are back in it.
+ */
+int machine_log_dirty(struct vm_machine *m, bool on, struct err *e);
 /* Threads; every vCPU is parked until vcpu_set_resume(). Filters are in force afterwards. */
 int machine_park(struct vm_machine *m, struct err *e);

@@ -39,13 +39,39 @@ int machine_build_kvm(struct vm_machine *m, const struct machine_config *c, stru
 
 	if (r == 0)
 		r = kvm_open(&m->kvm, e);
-	if (r == 0 && c->track_dirty_pages)
+	m->log_dirty = c->track_dirty_pages;
+	if (r == 0 && m->log_dirty)
 		r = gmem_track(&m->mem, e);
 	if (r == 0)
-		r = kvm_set_memory(&m->kvm, &m->mem, c->track_dirty_pages, e);
+		r = kvm_set_memory(&m->kvm, &m->mem, m->log_dirty, e);
 	if (r == 0)
 		r = kvm_create_irqchip(&m->kvm, c->pit, e);
 	return r;
+}
+
+/* Every thread that may mark a page looks for the bitmap: none does while it appears. */
+static int track_while_running(struct vm_machine *m, struct err *e)
+{
+	bool running = m->vm->phase == VM_RUNNING;
+	int r;
+
+	if (running)
+		vcpu_set_pause(&m->vcpus);
+	r = gmem_track(&m->mem, e);
+	if (running)
+		vcpu_set_resume(&m->vcpus);
+	return r;
+}
+
+int machine_log_dirty(struct vm_machine *m, bool on, struct err *e)
+{
+	int r = on && !m->mem.dirty ? track_while_running(m, e) : 0;
+
+	if (r < 0)
+		return r;
+	m->log_dirty = on;
+	r = kvm_set_memory(&m->kvm, &m->mem, on, e);
+	return r < 0 ? r : hotplug_log_dirty(m, e);
 }
 
 /* ACPI tables and, for kernels without ACPI, the MP table, straight into guest memory. */
@@ -171,9 +197,7 @@ int machine_park(struct vm_machine *m, struct err *e)
 		r = vcpu_set_start(&m->vcpus, m->vm->seccomp, e);
 	/* Last: under it nothing could be taken back and started again. */
 	if (r == 0)
-		r = seccomp_install(
-			m->vm->seccomp,
-			m->vm->config.machine.live_snapshots ? SECCOMP_LIVE : SECCOMP_MAIN, e);
+		r = seccomp_install(m->vm->seccomp, SECCOMP_MAIN, e);
 	return r;
 }
 

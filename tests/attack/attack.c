@@ -21,7 +21,7 @@
 
 void seccomp_attack(enum seccomp_kind kind)
 {
-	static const char *const names[SECCOMP_KINDS] = {"boot:", "main:", "vcpu:", "live:"};
+	static const char *const names[SECCOMP_KINDS] = {"boot:", "main:", "vcpu:"};
 	const char *text = getenv("SPORE_ATTACK");
 	unsigned long word[7] = {0};
 	char line[128];

@@ -11,7 +11,7 @@ setup() {
 	vm_api --log-path "$SNAP/log"
 	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/plug.elf\"}"
 	ok PUT /hotplug/memory '{"total_size_mib": 1024}'
-	ok PUT /machine-config '{"vcpu_count": 1, "mem_size_mib": 32, "track_dirty_pages": true, "live_snapshots": true}'
+	ok PUT /machine-config '{"vcpu_count": 1, "mem_size_mib": 32, "track_dirty_pages": true}'
 	ok PUT /actions '{"action_type": "InstanceStart"}'
 	wait_for ready
 }

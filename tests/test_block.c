@@ -543,7 +543,7 @@ Both(empty_disk)
 
 Both(create_fails_without_a_file)
 {
-	struct block_config cfg = {.id = "root", .fd = -1};
+	struct block_config cfg = {.id = "root", .fd = 1 << 20};
 	struct err e = {0};
 
 	cr_assert_null(block_create(&cfg, &g.env, &e));
@@ -833,10 +833,67 @@ Both(another_file_that_is_none)
 {
 	struct err e = {0};
 
-	cr_assert_eq(set_file(-1, &e), -EBADF);
+	cr_assert_eq(set_file(1 << 20, &e), -EBADF);
 	cr_assert_not_null(strstr(e.msg, "'root'"), "%s", e.msg);
 	cr_assert_eq(metric_take(&count->update_fails), 1);
 	cr_assert_eq(run(IN, 0, 512, NULL), OK);
+}
+
+static uint8_t flush(void)
+{
+	struct request r = make(FLUSH, 0, 0);
+	const struct driver_buf buf[] = {{r.header, 16, false}, {r.status, 1, true}};
+
+	driver_add(&g, 0, buf, 2);
+	return finish_request(&r);
+}
+
+/* A slot without a file answers everything but its name with an error, whatever is asked. */
+static void expect_empty(void)
+{
+	static const uint32_t types[] = {IN, OUT, DISCARD, ZEROES};
+
+	cr_assert_eq(driver_read(&g, 0x100), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(types); i++) {
+		cr_assert_eq(run(types[i], 0, 512, NULL), IOERR, "type %u", types[i]);
+		cr_assert_eq(run(types[i], 0, 0, NULL), IOERR, "type %u, no data", types[i]);
+		cr_assert_eq(run(types[i], UINT64_MAX, 512, NULL), IOERR, "type %u", types[i]);
+	}
+	cr_assert_eq(flush(), IOERR, "nothing is safe any more");
+	cr_assert_eq(run(GET_ID, 0, 20, NULL), OK);
+	cr_assert_not(driver_broken(&g));
+}
+
+Both(a_file_that_goes_and_comes_again)
+{
+	struct err e;
+
+	cr_assert_eq(flush(), OK);
+	driver_irq(&g);
+	cr_assert_eq(set_file(-1, &e), 0);
+	cr_assert(driver_irq(&g), "told of it");
+	cr_assert_eq(CONTAINER_OF(g.mmio.dev, struct block, dev)->fd, -1, "closed");
+	expect_empty();
+	cr_assert_gt(metric_take(&count->invalid_reqs_count), 0);
+	cr_assert_eq(disk_byte(0), 1, "nobody wrote");
+	cr_assert_eq(set_file(fcntl(disk, F_DUPFD_CLOEXEC, 0), &e), 0);
+	cr_assert_eq(driver_read(&g, 0x100), SECTORS);
+	cr_assert_eq(run(OUT, 0, 512, NULL), OK);
+	cr_assert_eq(disk_byte(0), 0xaa);
+	cr_assert_eq(metric_take(&count->update_count), 2);
+}
+
+Both(declared_without_a_file)
+{
+	int all = disk;
+
+	disk = -1;
+	again((struct block_config){.id = "slot", .writeback = true});
+	disk = all;
+	expect_empty();
+	cr_assert_eq(set_file(fcntl(disk, F_DUPFD_CLOEXEC, 0), NULL), 0);
+	cr_assert_eq(run(IN, 1, 512, NULL), OK);
+	cr_assert_eq(flush(), OK);
 }
 
 /* What only the asynchronous engine has: requests in flight. A pipe stands for a slow disk. */
@@ -889,6 +946,23 @@ Test(block_async, a_short_transfer_is_completed)
 	cr_assert_eq(*(uint8_t *)driver_ptr(&g, r.data + 100, 1), 1, "the rest is the file's");
 	close(p[0]);
 	close(p[1]);
+}
+
+Test(block_async, a_file_that_goes_waits_for_what_is_in_flight)
+{
+	struct request r;
+	int p[2];
+
+	slow_disk(p);
+	add_read(&r);
+	driver_kick(&g, 0);
+	cr_assert_eq(block()->ring.in_flight, 1);
+	close(p[1]);
+	cr_assert_eq(set_file(-1, NULL), 0);
+	cr_assert_eq(block()->ring.in_flight, 0);
+	cr_assert(driver_used(&g, 0, NULL, NULL), "answered");
+	cr_assert_eq(run(IN, 0, 512, NULL), IOERR);
+	close(p[0]);
 }
 
 Test(block_async, reset_waits_for_what_is_in_flight)

@@ -836,6 +836,152 @@ Test(net, reset_while_frames_wait_in_both_directions)
 
 /* --- the backend's end --- */
 
+/* --- placeholders --- */
+
+#define SLOT_OFFLOADS (F_CSUM | F_GUEST_CSUM | F_HOST_TSO4 | F_GUEST_TSO4)
+
+/* A placeholder without a backend, running. */
+static void empty_slot(unsigned pairs, uint64_t features)
+{
+	const struct net_config cfg = {
+		.id = "slot", .placeholder = true, .pairs = pairs, .offloads = SLOT_OFFLOADS};
+
+	driver_finish(&g);
+	driver_init(&g);
+	dev = net_create(&cfg, NULL, &g.env, NULL);
+	cr_assert_not_null(dev);
+	driver_attach(&g, dev);
+	count = net_metrics(dev);
+	driver_start(&g, VIRTIO_FEATURES_COMMON | features);
+}
+
+static int set_backend(struct fake *f, struct err *e)
+{
+	int r;
+
+	pthread_mutex_lock(&g.lock);
+	r = net_set_backend(dev, f ? &f->b : NULL, e);
+	pthread_mutex_unlock(&g.lock);
+	if (r == 0)
+		fake = f;
+	return r;
+}
+
+static unsigned link_state(void)
+{
+	return driver_read(&g, 0x104) >> 16;
+}
+
+Test(net, a_slot_is_filled_emptied_and_filled_again)
+{
+	struct frame f = udp();
+	gpa_t at;
+
+	empty_slot(1, F_MRG_RXBUF | F_STATUS | F_CSUM);
+	cr_assert_eq(driver_offered(&g) & SLOT_OFFLOADS, SLOT_OFFLOADS);
+	cr_assert_eq(link_state(), 0);
+	send_one(NULL, &f);
+	cr_assert_eq(metric_take(&count->tx_fails), 1, "answered, and dropped");
+	at = add_rx(2048);
+	driver_kick(&g, RX);
+	for (unsigned i = 0; i < 2; i++) {
+		driver_irq(&g);
+		cr_assert_eq(set_backend(fake_create(1, SLOT_OFFLOADS), NULL), 0);
+		cr_assert_eq(driver_read(&g, VIRTIO_MMIO_INTERRUPT_STATUS), VIRTIO_IRQ_CONFIG);
+		cr_assert(driver_irq(&g));
+		cr_assert_eq(link_state(), 1);
+		cr_assert_eq(fake->configured, 1, "told what the driver takes");
+		cr_assert_eq(fake->features & SLOT_OFFLOADS, F_CSUM);
+		send_one(NULL, &f);
+		cr_assert(network_got_frame(&f));
+		arrive(0, &f);
+		driver_run(&g);
+		cr_assert(driver_used(&g, RX, NULL, NULL));
+		cr_assert(guest_has(at, &f));
+		at = add_rx(2048);
+		driver_kick(&g, RX);
+		driver_irq(&g);
+		destroyed = false;
+		cr_assert_eq(set_backend(NULL, NULL), 0);
+		cr_assert(destroyed);
+		cr_assert_eq(driver_read(&g, VIRTIO_MMIO_INTERRUPT_STATUS), VIRTIO_IRQ_CONFIG);
+		cr_assert_eq(link_state(), 0);
+	}
+	cr_assert_eq(metric_take(&count->update_count), 4);
+	cr_assert_not(driver_broken(&g));
+}
+
+Test(net, what_waits_for_a_backend_that_goes_is_dropped)
+{
+	struct frame f = udp();
+
+	empty_slot(1, F_MRG_RXBUF);
+	cr_assert_eq(set_backend(fake_create(1, SLOT_OFFLOADS), NULL), 0);
+	fake->fail_send = -EAGAIN;
+	add_tx(NULL, &f);
+	pthread_mutex_lock(&g.lock);
+	dev->ops->notify(dev, TX);
+	pthread_mutex_unlock(&g.lock);
+	cr_assert_not(driver_used(&g, TX, NULL, NULL), "it waits");
+	cr_assert_eq(set_backend(NULL, NULL), 0);
+	driver_run(&g);
+	cr_assert(driver_used(&g, TX, NULL, NULL));
+	cr_assert_eq(metric_take(&count->tx_fails), 1);
+}
+
+Test(net, backends_that_do_not_fit_change_nothing)
+{
+	struct fake *poor = fake_create(1, F_CSUM), *wide = fake_create(2, SLOT_OFFLOADS);
+	struct fake *more = fake_create(1, SLOT_OFFLOADS);
+	struct err e = {0};
+
+	cr_assert_eq(set_backend(more, &e), -EINVAL, "no placeholder");
+	cr_assert_eq(set_backend(NULL, &e), -EINVAL);
+	cr_assert_eq(link_state(), 1);
+	empty_slot(1, F_MRG_RXBUF | F_HOST_TSO4);
+	cr_assert_eq(set_backend(poor, &e), -ENOTSUP);
+	cr_assert(strstr(e.msg, "offloads"), "%s", e.msg);
+	cr_assert_eq(set_backend(wide, &e), -EINVAL);
+	cr_assert_eq(link_state(), 0);
+	cr_assert_eq(set_backend(more, &e), 0);
+	cr_assert_eq(set_backend(poor, &e), -EBUSY, "in use");
+	cr_assert_eq(fake, more);
+	cr_assert_eq(link_state(), 1);
+	cr_assert_eq(metric_take(&count->update_fails), 3);
+	fake_destroy(&poor->b);
+	fake_destroy(&wide->b);
+}
+
+Test(net, a_slot_that_lost_its_backend_gets_another)
+{
+	struct frame f = udp();
+
+	empty_slot(1, F_MRG_RXBUF);
+	cr_assert_eq(set_backend(fake_create(1, SLOT_OFFLOADS), NULL), 0);
+	add_rx(2048);
+	fake->gone = true;
+	driver_kick(&g, RX);
+	cr_assert_eq(link_state(), 0);
+	cr_assert_eq(set_backend(fake_create(1, SLOT_OFFLOADS), NULL), 0);
+	cr_assert_eq(link_state(), 1);
+	arrive(0, &f);
+	driver_run(&g);
+	cr_assert(driver_used(&g, RX, NULL, NULL));
+}
+
+Test(net, a_slot_that_is_filled_before_the_driver_is_there)
+{
+	struct frame f = udp();
+
+	empty_slot(1, F_MRG_RXBUF);
+	driver_write(&g, VIRTIO_MMIO_STATUS, 0);
+	cr_assert_eq(set_backend(fake_create(1, SLOT_OFFLOADS), NULL), 0);
+	cr_assert_eq(fake->configured, 0);
+	driver_start(&g, VIRTIO_FEATURES_COMMON | F_MRG_RXBUF);
+	send_one(NULL, &f);
+	cr_assert(network_got_frame(&f));
+}
+
 Test(net, a_backend_that_goes_takes_the_link_down)
 {
 	struct frame f = udp();

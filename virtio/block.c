@@ -261,7 +261,7 @@ static int update_failed(struct block *b, int error, struct err *e)
 int block_set_file(struct virtio_device *d, int fd, struct err *e)
 {
 	struct block *b = to_block(d);
-	int64_t size = fd_size(fd);
+	int64_t size = fd < 0 ? 0 : fd_size(fd);
 	int r = 0;
 
 	if (b->overlay)
@@ -352,7 +352,7 @@ static int make_ring(struct block *b, const struct block_config *cfg, struct err
 
 static int open_disk(struct block *b, const struct block_config *cfg, struct err *e)
 {
-	int64_t size = fd_size(cfg->fd);
+	int64_t size = cfg->fd < 0 ? 0 : fd_size(cfg->fd);
 
 	if (size < 0)
 		return err_set(e, (int)-size, "size: %s", strerror((int)-size));

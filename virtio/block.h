@@ -15,7 +15,7 @@
 
 struct block_config {
 	const char *id; /* shown in messages; its first 20 bytes are what GET_ID answers. Copied */
-	int fd;		/* open for reading, and for writing unless read_only */
+	int fd;		/* open for reading, and for writing unless read_only; -1: none yet */
 	bool overlay;	/* fd is an overlay file of base_fd; not with read_only */
 	int base_fd;	/* open for reading; ignored without `overlay` */
 	bool read_only;
@@ -68,7 +68,8 @@ uint64_t block_overlay_bytes(const struct virtio_device *d);
 
 /*
  * Puts another file, open as the device needs it, in the place of the present one and tells the
- * guest the new size. Takes `fd` when it returns 0. Not for overlays. Main thread, lock held.
+ * guest the new size. -1: no file from now on; the capacity is 0, and requests for data are answered
+ * with IOERR. Takes `fd` when it returns 0. Not for overlays. Main thread, lock held.
  */
 int block_set_file(struct virtio_device *d, int fd, struct err *e);
 /* New limits, with full buckets. Main thread, lock held. */

@@ -73,7 +73,7 @@ struct block {
 	struct virtq queue[BLOCK_QUEUES_MAX]; /* [s] */
 	struct block_space space;	      /* [s] */
 	struct block_metrics count;	      /* [a] */
-	int fd;				      /* [s] owned: the raw file, or the overlay */
+	int fd;				      /* [s] owned: the raw file, or the overlay; or -1 */
 	int base_fd;			      /* [I] owned: the overlay's base, or -1 */
 	struct overlay *overlay;	      /* [s] or NULL */
 	bool read_only;			      /* [I] */

@@ -463,6 +463,11 @@ void block_request_start(struct block_request *req)
 	req->start_ns = now_ns();
 	req->error = 0;
 	req->good = 0;
+	/* An empty slot: also what was mounted before has to learn that nothing is safe any more. */
+	if (req->b->fd < 0 && h.type != BLOCK_T_GET_ID) {
+		refuse(req, BLOCK_S_IOERR);
+		return;
+	}
 	switch (h.type) {
 	case BLOCK_T_IN:
 		start_read(req);

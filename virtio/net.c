@@ -49,15 +49,21 @@ void net_watch(struct net *n, struct net_pair *p)
 	p->watched = events;
 }
 
+/* What waits for the backend goes nowhere from now on. */
+static void link_down(struct net *n)
+{
+	n->dead = true;
+	for (unsigned i = 0; i < n->pairs; i++)
+		loop_del(n->dev.env.loop, &n->pair[i].source);
+	n->space.status &= (uint16_t)~STATUS_LINK_UP;
+	virtio_config_changed(&n->dev);
+}
+
 void net_died(struct net *n, int error)
 {
 	if (n->dead)
 		return;
-	n->dead = true;
-	for (unsigned i = 0; i < n->backend->pairs; i++)
-		loop_del(n->dev.env.loop, &n->pair[i].source);
-	n->space.status &= (uint16_t)~STATUS_LINK_UP;
-	virtio_config_changed(&n->dev);
+	link_down(n);
 	log_warn("%s: the link is down: %s", n->name, strerror(error));
 }
 
@@ -158,12 +164,12 @@ static uint8_t control(struct net *n)
 	if (virtq_chain_read(&n->chain, 0, &c, sizeof(c)) < 0 || c.class != CTRL_MQ ||
 	    c.command != CTRL_MQ_PAIRS_SET || !net_has(n, NET_F_MQ))
 		return CTRL_ERR;
-	if (c.pairs < 1 || c.pairs > n->backend->pairs)
+	if (c.pairs < 1 || c.pairs > n->pairs)
 		return CTRL_ERR;
 	n->state.pairs = c.pairs;
 	n->configured = false;
 	configure(n);
-	for (unsigned i = 0; i < n->backend->pairs; i++) {
+	for (unsigned i = 0; i < n->pairs; i++) {
 		n->pair[i].rx_starved = i >= n->state.pairs;
 		net_watch(n, &n->pair[i]);
 	}
@@ -195,7 +201,7 @@ static bool serve_control(struct net *n, struct virtq *q)
 /* Without MQ the control queue is where the second pair would begin. */
 static unsigned control_queue(const struct net *n)
 {
-	return net_has(n, NET_F_MQ) ? 2 * n->backend->pairs : 2;
+	return net_has(n, NET_F_MQ) ? 2 * n->pairs : 2;
 }
 
 static bool net_notify(struct virtio_device *d, unsigned queue)
@@ -255,7 +261,7 @@ static int net_check(struct virtio_device *d, const void *config, uint32_t len, 
 	if (memcmp(&was, &n->space, sizeof(was)) != 0)
 		return err_set(e, EINVAL, "%s: guest_mac, mtu or queue_pairs have changed",
 			       n->name);
-	if (n->state.pairs < 1 || n->state.pairs > n->backend->pairs)
+	if (n->state.pairs < 1 || n->state.pairs > n->pairs)
 		return err_set(e, EINVAL, "%s: %u queue pairs", n->name, n->state.pairs);
 	return 0;
 }
@@ -267,7 +273,7 @@ static void net_reset(struct virtio_device *d)
 
 	n->configured = false;
 	n->state.pairs = 1;
-	for (unsigned i = 0; i < n->backend->pairs; i++) {
+	for (unsigned i = 0; i < n->pairs; i++) {
 		struct net_pair *p = &n->pair[i];
 
 		p->rx_most = 0;
@@ -282,7 +288,7 @@ static void net_destroy(struct virtio_device *d)
 {
 	struct net *n = to_net(d);
 
-	for (unsigned i = 0; i < n->backend->pairs; i++) {
+	for (unsigned i = 0; i < n->pairs; i++) {
 		loop_del(d->env.loop, &n->pair[i].source);
 		loop_timer_clear(d->env.loop, &n->pair[i].rx_timer);
 		loop_timer_clear(d->env.loop, &n->pair[i].tx_timer);
@@ -290,7 +296,8 @@ static void net_destroy(struct virtio_device *d)
 	if (n->mmds)
 		mmdsnet_attach(n->mmds, NULL, NULL);
 	loop_timer_clear(d->env.loop, &n->mmds_timer);
-	n->backend->ops->destroy(n->backend);
+	if (n->backend)
+		n->backend->ops->destroy(n->backend);
 	netguard_finish(&n->guard);
 	free(n);
 }
@@ -304,34 +311,61 @@ static const struct virtio_ops net_ops = {
 	.destroy = net_destroy,
 };
 
-static int add_sources(struct net *n, struct err *e)
+static void init_pairs(struct net *n)
 {
-	int r = 0;
-
-	for (unsigned i = 0; r == 0 && i < n->backend->pairs; i++) {
+	for (unsigned i = 0; i < n->pairs; i++) {
 		struct net_pair *p = &n->pair[i];
 
-		p->source = (struct loop_source){
-			.fd = n->backend->fd[i],
-			.ready = backend_ready,
-			.arg = n,
-			.lock = n->dev.env.lock,
-		};
 		p->rx_timer = (struct loop_timer){
 			.expired = rx_expired, .arg = n, .lock = n->dev.env.lock};
 		p->tx_timer = (struct loop_timer){
 			.expired = tx_expired, .arg = n, .lock = n->dev.env.lock};
 		p->rx_starved = true;
+	}
+}
+
+/* All of them, or none. */
+static int add_sources(struct net *n, const struct netbackend *b, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < n->pairs; i++) {
+		struct net_pair *p = &n->pair[i];
+
+		p->watched = 0;
+		p->source = (struct loop_source){
+			.fd = b->fd[i],
+			.ready = backend_ready,
+			.arg = n,
+			.lock = n->dev.env.lock,
+		};
 		r = loop_add(n->dev.env.loop, &p->source, 0, e);
 	}
+	for (unsigned i = 0; r < 0 && i < n->pairs; i++)
+		loop_del(n->dev.env.loop, &n->pair[i].source);
 	return r;
 }
 
-static uint64_t offered(const struct net_config *cfg, const struct netbackend *b)
+static uint64_t offered(const struct net_config *cfg, const struct net *n)
 {
-	return VIRTIO_FEATURES_COMMON | NET_F_MRG_RXBUF | NET_F_STATUS | b->offloads |
+	return VIRTIO_FEATURES_COMMON | NET_F_MRG_RXBUF | NET_F_STATUS |
+	       (cfg->placeholder ? cfg->offloads : n->backend->offloads) |
 	       (cfg->mac ? NET_F_MAC : 0) | (cfg->mtu ? NET_F_MTU : 0) |
-	       (b->pairs > 1 ? NET_F_CTRL_VQ | NET_F_MQ : 0);
+	       (n->pairs > 1 ? NET_F_CTRL_VQ | NET_F_MQ : 0);
+}
+
+/* Whether the guest can be given frames of it, as it was told. */
+static int check_fits(const struct net *n, const struct netbackend *b, uint64_t offloads,
+		      struct err *e)
+{
+	if (b->pairs != n->pairs)
+		return err_set(e, EINVAL, "%u queue pairs, the placeholder has %u", b->pairs,
+			       n->pairs);
+	if (offloads & ~b->offloads)
+		return err_set(e, ENOTSUP,
+			       "without the offloads that a placeholder offers (feature bit %d)",
+			       __builtin_ctzll(offloads & ~b->offloads));
+	return 0;
 }
 
 struct virtio_device *net_create(const struct net_config *cfg, struct netbackend *backend,
@@ -344,12 +378,16 @@ struct virtio_device *net_create(const struct net_config *cfg, struct netbackend
 		return NULL;
 	}
 	n->backend = backend;
+	n->dead = !backend;
+	n->placeholder = cfg->placeholder;
+	n->offloads = cfg->offloads;
+	n->pairs = cfg->placeholder ? cfg->pairs : backend->pairs;
 	n->state.pairs = 1;
 	n->has_mac = cfg->mac;
 	if (cfg->mac)
 		memcpy(n->space.mac, cfg->mac, NETFRAME_MAC);
-	n->space.status = STATUS_LINK_UP;
-	n->space.max_pairs = (uint16_t)backend->pairs;
+	n->space.status = backend ? STATUS_LINK_UP : 0;
+	n->space.max_pairs = (uint16_t)n->pairs;
 	n->space.mtu = cfg->mtu;
 	snprintf(n->name, sizeof(n->name), "net '%s'", cfg->id);
 	limiter_set(&n->rx_limit, &cfg->rx, now_ns());
@@ -358,19 +396,19 @@ struct virtio_device *net_create(const struct net_config *cfg, struct netbackend
 		.ops = &net_ops,
 		.type = VIRTIO_ID_NET,
 		.name = n->name,
-		.features = offered(cfg, backend),
+		.features = offered(cfg, n),
 		.config = &n->space,
 		.config_len = sizeof(n->space),
 		.queue = n->queue,
-		.num_queues = backend->pairs > 1 ? 2 * backend->pairs + 1 : 2,
+		.num_queues = n->pairs > 1 ? 2 * n->pairs + 1 : 2,
 		.env = *env,
 	};
 	n->mmds_timer = (struct loop_timer){.expired = mmds_expired, .arg = n, .lock = env->lock};
 	for (unsigned i = 0; i < n->dev.num_queues; i++)
 		virtq_init(&n->queue[i], VIRTQ_SIZE_MAX);
-	if (add_sources(n, e) < 0) {
-		for (unsigned i = 0; i < backend->pairs; i++)
-			loop_del(env->loop, &n->pair[i].source);
+	init_pairs(n);
+	if (backend &&
+	    (check_fits(n, backend, cfg->offloads, e) < 0 || add_sources(n, backend, e) < 0)) {
 		free(n);
 		return NULL;
 	}
@@ -387,6 +425,67 @@ void net_set_mmds(struct virtio_device *d, struct mmdsnet_port *port)
 
 /* --- changes while running --- */
 
+static int update_failed(struct net *n, int r)
+{
+	metric_inc(&n->count.update_fails);
+	return r;
+}
+
+static void take_out(struct net *n)
+{
+	struct netbackend *b = n->backend;
+
+	if (!n->dead)
+		link_down(n);
+	n->backend = NULL;
+	if (b)
+		b->ops->destroy(b);
+	/* Frames that waited for it are dropped like those that come from now on. */
+	for (unsigned i = 0; i < n->pairs; i++) {
+		if (n->pair[i].tx_blocked)
+			loop_timer_set(n->dev.env.loop, &n->pair[i].tx_timer, 0);
+		n->pair[i].tx_blocked = false;
+	}
+}
+
+static void put_in(struct net *n, struct netbackend *b)
+{
+	n->backend = b;
+	n->dead = false;
+	n->configured = false;
+	n->space.status |= STATUS_LINK_UP;
+	if (virtio_active(&n->dev))
+		configure(n);
+	for (unsigned i = 0; virtio_active(&n->dev) && i < n->state.pairs; i++) {
+		n->pair[i].rx_starved = false;
+		net_watch(n, &n->pair[i]);
+	}
+	virtio_config_changed(&n->dev);
+}
+
+int net_set_backend(struct virtio_device *d, struct netbackend *backend, struct err *e)
+{
+	struct net *n = to_net(d);
+	int r = 0;
+
+	if (!n->placeholder)
+		r = err_set(e, EINVAL, "%s is no placeholder", n->name);
+	else if (backend && !n->dead)
+		r = err_set(e, EBUSY, "%s is in use", n->name);
+	else if (backend)
+		r = check_fits(n, backend, n->offloads, e);
+	if (r == 0 && backend)
+		r = add_sources(n, backend, e);
+	if (r < 0)
+		return update_failed(n, r);
+	if (n->backend)
+		take_out(n);
+	if (backend)
+		put_in(n, backend);
+	metric_inc(&n->count.update_count);
+	return 0;
+}
+
 void net_set_limits(struct virtio_device *d, const struct limiter_config *rx,
 		    const struct limiter_config *tx)
 {
@@ -395,7 +494,7 @@ void net_set_limits(struct virtio_device *d, const struct limiter_config *rx,
 
 	limiter_set(&n->rx_limit, rx, now);
 	limiter_set(&n->tx_limit, tx, now);
-	for (unsigned i = 0; i < n->backend->pairs; i++) {
+	for (unsigned i = 0; i < n->pairs; i++) {
 		struct net_pair *p = &n->pair[i];
 
 		/* Who waits has tokens now. */

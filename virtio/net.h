@@ -41,6 +41,13 @@ struct net_config {
 	const uint8_t *mac;	      /* six bytes, copied; NULL: the guest chooses one */
 	uint16_t mtu;		      /* 0: not told to the guest */
 	struct limiter_config rx, tx; /* rx: to the guest */
+	/*
+	 * Its backend may come and go: `pairs` queue pairs, and those of `offloads` that every one
+	 * of its backends has to have, are what the guest is offered. Else they are the backend's.
+	 */
+	bool placeholder;
+	unsigned pairs;
+	uint64_t offloads;
 };
 
 /* What Firecracker's metrics call "net" and "net_<id>". Bumped by the main thread. */
@@ -58,13 +65,14 @@ struct net_metrics {
 	struct metric tx_remaining_reqs_count; /* a turn ended before the queue was empty */
 	struct metric tap_read_fails, tap_write_fails;
 	struct metric_agg tap_write_agg;
-	struct metric activate_fails, cfg_fails; /* cannot happen */
-	struct metric rx_denied, tx_denied;	 /* (+) by policy or rewriting */
+	struct metric activate_fails, cfg_fails;  /* cannot happen */
+	struct metric rx_denied, tx_denied;	  /* (+) by policy or rewriting */
+	struct metric update_count, update_fails; /* (+) net_set_backend() */
 };
 
 /*
  * Creates the device and takes `backend`; on failure returns NULL with `e` filled and the backend
- * is still the caller's. Main thread.
+ * is still the caller's. A placeholder may have none: its link is down. Main thread.
  */
 struct virtio_device *net_create(const struct net_config *cfg, struct netbackend *backend,
 				 const struct virtio_env *env, struct err *e);
@@ -74,6 +82,13 @@ struct virtio_device *net_create(const struct net_config *cfg, struct netbackend
  * policy, rewriting and backend, and the transmit limit does not count them. The port is borrowed. Before the start.
  */
 void net_set_mmds(struct virtio_device *d, struct mmdsnet_port *port);
+
+/*
+ * Puts a backend into a placeholder that has none or lost its own, and takes it; or with NULL takes
+ * out and destroys the one that it has. The guest is told by its link. -errno with `e` filled and
+ * nothing changed. Main thread, lock held.
+ */
+int net_set_backend(struct virtio_device *d, struct netbackend *backend, struct err *e);
 
 /* Changes of a running device: main thread, env.lock held. Both buckets of a limiter fill up. */
 void net_set_limits(struct virtio_device *d, const struct limiter_config *rx,

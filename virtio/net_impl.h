@@ -41,8 +41,11 @@ struct net {
 	struct virtq queue[2 * NETBACKEND_PAIRS_MAX + 1]; /* [s] */
 	struct net_space space;				  /* [s] */
 	struct net_metrics count;			  /* [a] */
-	struct netbackend *backend;			  /* [I] owned */
-	bool dead;					  /* [m] it is gone for good */
+	struct netbackend *backend;			  /* [s] owned; NULL: a placeholder's */
+	bool dead;					  /* [s] there is none, or it is gone */
+	bool placeholder;				  /* [I] */
+	uint64_t offloads;				  /* [I] a placeholder's */
+	unsigned pairs;					  /* [I] that the guest may use */
 	bool has_mac;					  /* [I] */
 	struct net_state state;				  /* [s] */
 	bool link_changed;				  /* [s] while it was saved */

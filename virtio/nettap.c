@@ -9,7 +9,6 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#include "virtio/net.h"
 #include "vmm/base/fd.h"
 
 /* Newer than the headers of some distributions (Linux 6.2). */
@@ -27,7 +26,8 @@ struct nettap {
 
 static int check_exists(const char *name, struct err *e)
 {
-	cleanup_fd int s = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	/* Of the kind that the filters allow anyway: any socket will do. */
+	cleanup_fd int s = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	struct ifreq ifr = {0};
 
 	if (name[0] == '\0' || strlen(name) >= sizeof(ifr.ifr_name))
@@ -190,9 +190,7 @@ static const struct netbackend_ops ops = {
  */
 static uint64_t probe(struct netbackend *b)
 {
-	const uint64_t base = NET_F_GUEST_CSUM | NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6 |
-			      NET_F_GUEST_ECN | NET_F_CSUM | NET_F_HOST_TSO4 | NET_F_HOST_TSO6 |
-			      NET_F_HOST_ECN;
+	const uint64_t base = NETTAP_OFFLOADS;
 	const uint64_t ufo = NET_F_GUEST_UFO | NET_F_HOST_UFO;
 	const uint64_t uso = NET_F_GUEST_USO4 | NET_F_GUEST_USO6 | NET_F_HOST_USO;
 	const uint64_t tries[] = {base | ufo | uso, base | ufo, base};

@@ -6,7 +6,12 @@
  */
 #pragma once
 
-#include "virtio/netbackend.h"
+#include "virtio/net.h"
+
+/* What every tap can do, of whatever kernel that there is KVM on. */
+#define NETTAP_OFFLOADS                                                                          \
+	(NET_F_GUEST_CSUM | NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6 | NET_F_GUEST_ECN | NET_F_CSUM | \
+	 NET_F_HOST_TSO4 | NET_F_HOST_TSO6 | NET_F_HOST_ECN)
 
 /*
  * Attaches to the existing tap interface `name` with `pairs` queues; fills fd[0..pairs), which the

@@ -109,6 +109,8 @@ static const struct field net_counters[] = {
 	FIELD(struct net_metrics, cfg_fails),
 	FIELD(struct net_metrics, rx_denied),
 	FIELD(struct net_metrics, tx_denied),
+	FIELD(struct net_metrics, update_count),
+	FIELD(struct net_metrics, update_fails),
 };
 
 static const struct field net_aggs[] = {

@@ -140,19 +140,62 @@ int action_put_boot_source(struct api *api, struct api_call *call, struct err *e
 	return r;
 }
 
+static int check_path_id(const struct api_call *call, const char *id, struct err *e)
+{
+	if (!call->id || strcmp(call->id, id) == 0)
+		return 0;
+	return err_set(e, EINVAL, "The id from the path does not match the id from the body!");
+}
+
+/* After the start, PUT of a device is for placeholders only. */
+static int check_placeholder(const char *what, const char *id, bool is_one, struct err *e)
+{
+	if (is_one)
+		return 0;
+	return err_set(e, EINVAL,
+		       "The requested operation is not supported after starting the microVM. There "
+		       "is no placeholder %s '%s'.",
+		       what, id);
+}
+
+static int put_drive(struct api *api, struct api_call *call, struct drive *piece, struct err *e)
+{
+	int r = read_body(&schema_drive, call, false, piece, e);
+
+	if (r == 0)
+		r = check_path_id(call, piece->id, e);
+	if (r < 0)
+		return r;
+	r = api->vm->phase == VM_NOT_STARTED ? config_set_drive(&api->vm->config, piece, e)
+					     : drive_fill(api->vm, piece, e);
+	return r < 0 ? err_wrap(e, "Drive config error") : 0;
+}
+
 int action_put_drive(struct api *api, struct api_call *call, struct err *e)
 {
+	const struct drive *now = call->id ? config_find_drive(&api->vm->config, call->id) : NULL;
 	struct drive piece;
-	int r;
+	int r = 0;
 
 	drive_init(&piece);
-	r = read_body(&schema_drive, call, false, &piece, e);
-	if (r == 0 && call->id && strcmp(call->id, piece.id) != 0)
-		r = err_set(e, EINVAL, "The id from the path does not match the id from the body!");
-	else if (r == 0 && config_set_drive(&api->vm->config, &piece, e) < 0)
-		r = err_wrap(e, "Drive config error");
+	if (api->vm->phase != VM_NOT_STARTED) {
+		r = check_placeholder("drive", call->id, now && now->placeholder, e);
+		/* What the body does not say is as it was declared. */
+		if (r == 0)
+			drive_slot(now, &piece);
+	}
+	if (r == 0)
+		r = put_drive(api, call, &piece, e);
 	drive_finish(&piece);
 	return r;
+}
+
+int action_delete_drive(struct api *api, struct api_call *call, struct err *e)
+{
+	struct drive_update u = {.empty = true};
+
+	strcpy(u.id, call->id);
+	return drive_update(api->vm, &u, e) < 0 ? err_wrap(e, "Drive config error") : 0;
 }
 
 /* The limits that the body does not name stay as they are. */
@@ -162,6 +205,8 @@ static void begin_update(const struct api *api, const struct api_call *call, str
 
 	*u = (struct drive_update){0};
 	u->set_limiter = json_is_object(json_object_get(call->body, "rate_limiter"));
+	/* For any other drive a null is what an absent path is. */
+	u->empty = d && d->placeholder && json_is_null(json_object_get(call->body, "path_on_host"));
 	if (d)
 		u->limiter = d->limiter;
 }
@@ -173,45 +218,75 @@ int action_patch_drive(struct api *api, struct api_call *call, struct err *e)
 
 	begin_update(api, call, &u);
 	r = read_body(&schema_drive_update, call, false, &u, e);
-	if (r == 0 && strcmp(call->id, u.id) != 0)
-		r = err_set(e, EINVAL, "The id from the path does not match the id from the body!");
-	else if (r == 0 && drive_update(api->vm, &u, e) < 0)
+	if (r == 0)
+		r = check_path_id(call, u.id, e);
+	if (r == 0 && drive_update(api->vm, &u, e) < 0)
 		r = err_wrap(e, "Drive config error");
 	drive_update_finish(&u);
 	return r;
 }
 
-static int check_path_id(const struct api_call *call, const char *id, struct err *e)
+/* PUT after the start, of placeholder `n`. */
+static int fill_net(struct api *api, const struct net_interface *n, struct net_interface *piece,
+		    struct err *e)
 {
-	if (!call->id || strcmp(call->id, id) == 0)
-		return 0;
-	return err_set(e, EINVAL, "The id from the path does not match the id from the body!");
+	struct net_update u;
+	int r;
+
+	net_update_init(&u, n);
+	r = net_interface_fill(n, piece, &u, e);
+	if (r == 0)
+		r = vm_update_net(api->vm, &u, e);
+	net_update_finish(&u);
+	return r;
 }
 
 int action_put_net(struct api *api, struct api_call *call, struct err *e)
 {
+	const struct net_interface *now =
+		call->id ? config_find_net(&api->vm->config, call->id) : NULL;
+	bool running = api->vm->phase != VM_NOT_STARTED;
 	struct net_interface piece;
-	int r;
+	int r = 0;
 
 	net_interface_init(&piece);
-	r = read_body(&schema_net, call, false, &piece, e);
+	if (running)
+		r = check_placeholder("network interface", call->id, now && now->placeholder, e);
+	/* What the body does not say is as it was declared. */
+	if (r == 0 && running)
+		net_interface_slot(now, &piece);
+	if (r == 0)
+		r = read_body(&schema_net, call, false, &piece, e);
 	if (r == 0)
 		r = check_path_id(call, piece.id, e);
-	if (r == 0 && config_set_net(&api->vm->config, &piece, e) < 0)
+	if (r == 0 && (running ? fill_net(api, now, &piece, e)
+			       : config_set_net(&api->vm->config, &piece, e)) < 0)
 		r = err_wrap(e, "Network config error");
 	net_interface_finish(&piece);
 	return r;
 }
 
+int action_delete_net(struct api *api, struct api_call *call, struct err *e)
+{
+	struct net_update u;
+	int r;
+
+	net_update_init(&u, config_find_net(&api->vm->config, call->id));
+	strcpy(u.id, call->id);
+	u.empty = true;
+	r = vm_update_net(api->vm, &u, e);
+	net_update_finish(&u);
+	return r < 0 ? err_wrap(e, "Network config error") : 0;
+}
+
 int action_patch_net(struct api *api, struct api_call *call, struct err *e)
 {
-	const struct net_interface *now = config_find_net(&api->vm->config, call->id);
-	struct net_update piece = {0};
+	struct net_update piece;
 	int r;
 
 	/* Limits that the body does not mention stay as they are. */
-	if (now)
-		piece.limits = now->limits;
+	net_update_init(&piece, config_find_net(&api->vm->config, call->id));
+	piece.empty = json_is_null(json_object_get(call->body, "host_dev_name"));
 	r = read_body(&schema_net_update, call, false, &piece, e);
 	if (r == 0)
 		r = check_path_id(call, piece.id, e);

@@ -75,6 +75,8 @@ api_action action_put_snapshot_create;
 api_action action_put_snapshot_load;
 api_action action_put_vsock;
 api_action action_put_action;
+api_action action_delete_drive;
+api_action action_delete_net;
 api_action action_patch_drive;
 api_action action_patch_hotplug;
 api_action action_patch_machine;

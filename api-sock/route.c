@@ -10,9 +10,10 @@
 #include "api-sock/schema.h"
 #include "vmm/base/log.h"
 
-#define GET   HTTP_VERB_GET
-#define PUT   HTTP_VERB_PUT
-#define PATCH HTTP_VERB_PATCH
+#define GET    HTTP_VERB_GET
+#define PUT    HTTP_VERB_PUT
+#define PATCH  HTTP_VERB_PATCH
+#define DELETE HTTP_VERB_DELETE
 
 /* clang-format off */
 const struct route routes[] = {
@@ -33,14 +34,17 @@ const struct route routes[] = {
 	 METRICS_PUT_BOOT_SOURCE},
 	{PUT, "/cpu-config", PHASE_BEFORE, action_put_cpu_config, &schema_cpu_config, NULL,
 	 METRICS_PUT_CPU_CFG},
-	{PUT, "/drives/{drive_id}", PHASE_BEFORE, action_put_drive, &schema_drive, NULL,
+	{PUT, "/drives/{drive_id}", PHASE_ANY, action_put_drive, &schema_drive, NULL,
 	 METRICS_PUT_DRIVE},
 	{PATCH, "/drives/{drive_id}", PHASE_AFTER, action_patch_drive, &schema_drive_update, NULL,
 	 METRICS_PATCH_DRIVE},
-	{PUT, "/network-interfaces/{iface_id}", PHASE_BEFORE, action_put_net, &schema_net, NULL,
+	{DELETE, "/drives/{drive_id}", PHASE_AFTER, action_delete_drive, NULL, NULL, METRICS_NONE},
+	{PUT, "/network-interfaces/{iface_id}", PHASE_ANY, action_put_net, &schema_net, NULL,
 	 METRICS_PUT_NETWORK},
 	{PATCH, "/network-interfaces/{iface_id}", PHASE_AFTER, action_patch_net,
 	 &schema_net_update, NULL, METRICS_PATCH_NETWORK},
+	{DELETE, "/network-interfaces/{iface_id}", PHASE_AFTER, action_delete_net, NULL, NULL,
+	 METRICS_NONE},
 	{PUT, "/pmem/{id}", PHASE_BEFORE, action_put_pmem, &schema_pmem, NULL, METRICS_PUT_PMEM},
 	{PATCH, "/pmem/{id}", PHASE_AFTER, action_patch_pmem, &schema_pmem_update, NULL,
 	 METRICS_PATCH_PMEM},
@@ -141,11 +145,7 @@ static const char *why_missing(enum http_verb verb, const char *path)
 		enum http_verb verb;
 		const char *prefix, *why;
 	} missing[] = {
-		{HTTP_VERB_DELETE, "/drives/",
-		 "A drive cannot be unplugged: virtio-mmio has no hotplug."},
-		{HTTP_VERB_DELETE, "/network-interfaces/",
-		 "A network interface cannot be unplugged: virtio-mmio has no hotplug."},
-		{HTTP_VERB_DELETE, "/pmem/",
+		{DELETE, "/pmem/",
 		 "A pmem device cannot be unplugged: virtio-mmio has no hotplug."},
 	};
 
@@ -165,6 +165,8 @@ static int check_request(const struct api *api, const struct route *route,
 		r = action_check_phase(api, route->phases, e);
 	if (r < 0)
 		return r;
+	if (route->verb == DELETE && req->body_len)
+		return err_set(e, EINVAL, "Empty Delete request.");
 	if (!route->body && req->body_len)
 		return err_set(e, EINVAL, "%s request cannot have a body.", req->method);
 	if (route->body && !req->body_len && !route->body->may_miss)
@@ -178,6 +180,8 @@ static int check_request(const struct api *api, const struct route *route,
  */
 static bool configures_machine(const struct route *r)
 {
+	if (r->action == action_put_drive || r->action == action_put_net)
+		return true;
 	return r->phases == PHASE_BEFORE && r->action != action_put_logger &&
 	       r->action != action_put_metrics && r->action != action_put_serial &&
 	       r->action != action_put_cpu_config && r->action != action_put_snapshot_load;

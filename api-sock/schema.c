@@ -115,7 +115,7 @@ SCHEMA(schema_limiter, "RateLimiter", limiter_fields);
 
 static const struct body_field drive_fields[] = {
 	{"drive_id", BODY_ID, BODY_REQUIRED, AT(struct drive, id)},
-	{"path_on_host", BODY_STRING, BODY_REQUIRED, AT(struct drive, path_on_host)},
+	{"path_on_host", BODY_STRING, 0, AT(struct drive, path_on_host)},
 	{"is_root_device", BODY_BOOL, BODY_REQUIRED, AT(struct drive, is_root_device)},
 	{"partuuid", BODY_STRING, 0, AT(struct drive, partuuid), .max = CONFIG_PARTUUID_MAX},
 	{"is_read_only", BODY_BOOL, 0, AT(struct drive, is_read_only)},
@@ -123,6 +123,7 @@ static const struct body_field drive_fields[] = {
 	{"io_engine", BODY_ENUM, 0, AT(struct drive, io_engine), .names = io_engine_names},
 	{"rate_limiter", BODY_OBJECT, 0, AT(struct drive, limiter), .body = &schema_limiter},
 	{"overlay", BODY_STRING, 0, AT(struct drive, overlay)},
+	{"placeholder", BODY_BOOL, 0, AT(struct drive, placeholder)},
 	{.name = "socket", .type = BODY_UNSUPPORTED},
 };
 SCHEMA(schema_drive, "Drive", drive_fields);
@@ -237,6 +238,7 @@ static const struct body_field net_fields[] = {
 	 .body = &schema_net_policy, .item = sizeof(struct net_policy_config)},
 	{"rewrite", BODY_OBJECT, BODY_OWNED, AT(struct net_interface, rewrite),
 	 .body = &schema_net_rewrite, .item = sizeof(struct net_rewrite_config)},
+	{"placeholder", BODY_BOOL, 0, AT(struct net_interface, placeholder)},
 };
 SCHEMA(schema_net, "NetworkInterface", net_fields);
 
@@ -250,6 +252,8 @@ static const struct body_field net_update_fields[] = {
 	 .body = &schema_net_policy, .item = sizeof(struct net_policy_config)},
 	{"rewrite", BODY_OBJECT, BODY_OWNED, AT(struct net_update, rewrite),
 	 .body = &schema_net_rewrite, .item = sizeof(struct net_rewrite_config)},
+	{"host_dev_name", BODY_STRING, 0, AT(struct net_update, host_dev_name), .max = 15},
+	{"tap_fd", BODY_UINT, BODY_HIDDEN, AT(struct net_update, tap_fd), .max = INT32_MAX},
 };
 SCHEMA(schema_net_update, "PartialNetworkInterface", net_update_fields);
 

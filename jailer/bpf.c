@@ -147,7 +147,7 @@ static void compile_rule(struct program *p, const struct filter_rule *r)
 }
 
 static void compile_call(struct program *p, const struct filter_rule *rule, size_t count,
-			 enum filter_who who, uint32_t otherwise)
+			 unsigned who, uint32_t otherwise)
 {
 	size_t skip;
 
@@ -162,7 +162,7 @@ static void compile_call(struct program *p, const struct filter_rule *rule, size
 		p->insn[skip].k = (uint32_t)(p->len - skip - 1);
 }
 
-static bool seen_before(const struct filter_rule *rule, size_t i, enum filter_who who)
+static bool seen_before(const struct filter_rule *rule, size_t i, unsigned who)
 {
 	for (size_t j = 0; j < i; j++)
 		if (rule[j].nr == rule[i].nr && filter_applies(&rule[j], who))
@@ -170,8 +170,8 @@ static bool seen_before(const struct filter_rule *rule, size_t i, enum filter_wh
 	return false;
 }
 
-int filter_compile(const struct filter_rule *rule, size_t count, enum filter_who who,
-		   uint32_t otherwise, struct sock_filter *out, size_t max)
+int filter_compile(const struct filter_rule *rule, size_t count, unsigned who, uint32_t otherwise,
+		   struct sock_filter *out, size_t max)
 {
 	struct program p = {.insn = out, .max = max};
 

@@ -63,7 +63,7 @@ static void add_rule(scmp_filter_ctx ctx, const struct filter_rule *r)
 	      r->why);
 }
 
-static size_t compile(enum filter_who who, struct sock_filter *out)
+static size_t compile(unsigned who, struct sock_filter *out)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
 	FILE *file = tmpfile();
@@ -87,7 +87,7 @@ static size_t compile(enum filter_who who, struct sock_filter *out)
 	return (size_t)n / sizeof(*out);
 }
 
-static unsigned count_calls(enum filter_who who)
+static unsigned count_calls(unsigned who)
 {
 	bool seen[NR_MAX] = {0};
 	unsigned n = 0;
@@ -103,7 +103,7 @@ static unsigned count_calls(enum filter_who who)
 	return n;
 }
 
-static void print_filter(const char *name, enum filter_who who)
+static void print_filter(const char *name, unsigned who)
 {
 	static struct sock_filter insn[INSN_MAX];
 	size_t n = compile(who, insn);
@@ -115,7 +115,7 @@ static void print_filter(const char *name, enum filter_who who)
 	printf("};\n\n");
 }
 
-static void print_program(const char *kind, const char *name, enum filter_who who)
+static void print_program(const char *kind, const char *name, unsigned who)
 {
 	printf("\t[SECCOMP_%s] = {.insn = filter_%s, .len = sizeof(filter_%s) / "
 	       "sizeof(filter_%s[0]), .calls = %u},\n",
@@ -149,10 +149,12 @@ int main(void)
 	print_filter("boot", FILTER_BOOT);
 	print_filter("main", FILTER_MAIN);
 	print_filter("vcpu", FILTER_VCPU);
+	print_filter("plug", FILTER_MAIN | FILTER_PLUG);
 	printf("const struct seccomp_program seccomp_programs[SECCOMP_KINDS] = {\n");
 	print_program("BOOT", "boot", FILTER_BOOT);
 	print_program("MAIN", "main", FILTER_MAIN);
 	print_program("VCPU", "vcpu", FILTER_VCPU);
+	print_program("PLUG", "plug", FILTER_MAIN | FILTER_PLUG);
 	printf("};\n\n");
 	print_names();
 	return ferror(stdout) || fflush(stdout) ? 1 : 0;

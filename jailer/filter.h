@@ -21,6 +21,7 @@ enum filter_who {
 	FILTER_BOOT = 1, /* configuring and building the machine */
 	FILTER_MAIN = 2, /* main thread while the guest runs */
 	FILTER_VCPU = 4, /* vCPU threads, from before their first KVM_RUN */
+	FILTER_PLUG = 8, /* with MAIN: a network interface is a placeholder */
 };
 
 enum filter_op {
@@ -56,8 +57,8 @@ struct filter_rule {
 extern const struct filter_rule filter_table[];
 extern const size_t filter_table_len;
 
-/* True when the rule is part of the filter of `who` (one of them). */
-static inline bool filter_applies(const struct filter_rule *r, enum filter_who who)
+/* True when the rule is part of the filter of `who`: one of them, or MAIN with what adds to it. */
+static inline bool filter_applies(const struct filter_rule *r, unsigned who)
 {
 	return who == FILTER_BOOT || r->who & who;
 }
@@ -69,5 +70,5 @@ static inline bool filter_applies(const struct filter_rule *r, enum filter_who w
  * time; those of spore itself are compiled by libseccomp when spore is built (compile.c), and a
  * test compares the two.
  */
-int filter_compile(const struct filter_rule *rule, size_t count, enum filter_who who,
-		   uint32_t otherwise, struct sock_filter *out, size_t max);
+int filter_compile(const struct filter_rule *rule, size_t count, unsigned who, uint32_t otherwise,
+		   struct sock_filter *out, size_t max);

@@ -12,7 +12,7 @@
  * ptrace, process_vm_*, kill, prctl but for a thread's name, fork and clone3 (whose flags are behind a
  * pointer), sockets of every family but AF_UNIX, ioctl but for the listed requests, the futex
  * operations with priority inheritance, and every open once the guest runs but of
- * files that exist.
+ * files that exist. Attaching to a tap is allowed only if an interface is a placeholder.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -42,6 +42,7 @@
 #define BOOT FILTER_BOOT
 #define MAIN FILTER_MAIN
 #define VCPU FILTER_VCPU
+#define PLUG FILTER_PLUG
 #define ALL  (FILTER_MAIN | FILTER_VCPU)
 
 /* Argument `i`, an int or flags: is `v`; has none of the bits of `m`; is `v` apart from bits `m`. */
@@ -137,7 +138,7 @@ const struct filter_rule filter_table[] = {
 	CALL(newfstatat, MAIN, "is a socket still ours, before it is removed; snapshot: what has its name"),
 	IOCTL(MAIN, TUNSETOFFLOAD, "tap: what the guest's driver accepts"),
 	IOCTL(MAIN, TUNSETQUEUE, "tap: queue pairs that the guest's driver uses"),
-	CALL(socket, MAIN, "vsock: the guest connects to the host", IS(0, AF_UNIX), IS(1, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)),
+	CALL(socket, MAIN, "vsock: the guest connects to the host; a tap: what its name is asked with", IS(0, AF_UNIX), IS(1, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)),
 	CALL(connect, MAIN, "vsock: the same; only sockets of the line above can"),
 	CALL(recvmsg, MAIN, "vsock: data from the host"),
 	CALL(madvise, MAIN, "balloon; vsock: give back what a connection had buffered", IS(2, MADV_DONTNEED)),
@@ -187,6 +188,12 @@ const struct filter_rule filter_table[] = {
 	CALL(clone, MAIN, "live snapshot: the copying thread; threads, nothing else", IS(0, THREAD_FLAGS)),
 	CALL(eventfd2, MAIN, "live snapshot: by which it says that it is done", IS(1, EFD_CLOEXEC | EFD_NONBLOCK)),
 
+	/* --- main thread, if an interface is a placeholder: its tap comes while the guest runs --- */
+	IOCTL(BOOT | PLUG, SIOCGIFINDEX, "tap: is there one of that name"),
+	IOCTL(BOOT | PLUG, TUNSETIFF, "tap: attach"),
+	IOCTL(BOOT | PLUG, TUNGETIFF, "tap: what an inherited descriptor is"),
+	IOCTL(BOOT | PLUG, TUNSETVNETHDRSZ, "tap: size of the virtio header"),
+
 	/* --- before the start: API requests that configure, and building the machine --- */
 	CALL(seccomp, BOOT, "the filters of MAIN and VCPU", IS(0, SECCOMP_SET_MODE_FILTER), IS(1, 0)),
 	CALL(openat, BOOT, "files that the API names, /dev/kvm"),
@@ -197,11 +204,6 @@ const struct filter_rule filter_table[] = {
 	CALL(eventfd2, BOOT, "interrupts and queue notifications"),
 	CALL(memfd_create, BOOT, "guest memory in a memfd", APART(1, MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB, 0)),
 	CALL(ftruncate, BOOT, "its size"),
-	CALL(socket, BOOT, "PUT /network-interfaces: is there such a tap", IS(0, AF_UNIX), IS(1, SOCK_DGRAM | SOCK_CLOEXEC)),
-	IOCTL(BOOT, SIOCGIFINDEX, "the same"),
-	IOCTL(BOOT, TUNSETIFF, "tap: attach"),
-	IOCTL(BOOT, TUNGETIFF, "tap: what an inherited descriptor is"),
-	IOCTL(BOOT, TUNSETVNETHDRSZ, "tap: size of the virtio header"),
 	CALL(bind, BOOT, "PUT /vsock"),
 	CALL(listen, BOOT, "PUT /vsock"),
 	CALL(getpgid, BOOT, "are we in the foreground of the terminal"),

@@ -11,7 +11,8 @@
  *
  * Filters add up and are inherited: BOOT is installed by the main thread before anybody is listened
  * to, every vCPU thread adds VCPU before its first KVM_RUN, and the main thread adds MAIN when all
- * of them have.
+ * of them have. PLUG, which is MAIN and what attaches to a tap, takes its place if a network
+ * interface is a placeholder.
  */
 #pragma once
 
@@ -19,7 +20,7 @@
 
 #include "vmm/base/err.h"
 
-enum seccomp_kind { SECCOMP_BOOT, SECCOMP_MAIN, SECCOMP_VCPU, SECCOMP_KINDS };
+enum seccomp_kind { SECCOMP_BOOT, SECCOMP_MAIN, SECCOMP_VCPU, SECCOMP_PLUG, SECCOMP_KINDS };
 
 #define SECCOMP_EXIT_CODE 148
 

@@ -240,9 +240,10 @@ Test(netconfig, the_device_has_its_own_descriptor_and_what_was_configured)
 
 static struct net_update read_update(const char *text)
 {
-	struct net_update u = {.limits = c.net[0].limits};
 	json_t *json = json_loads(text, 0, NULL);
+	struct net_update u;
 
+	net_update_init(&u, &c.net[0]);
 	cr_assert(json);
 	cr_assert_eq(body_read(&schema_net_update, json, false, &u, &e), 0, "%s", e.msg);
 	json_decref(json);
@@ -286,5 +287,9 @@ Test(netconfig, an_update_changes_what_it_names_and_nothing_when_it_is_wrong)
 	net_update_finish(&u);
 	cr_assert(net_guard(d)->rewrite);
 	cr_assert(net_guard(d)->policy, "stays");
+	u = read_update("{\"iface_id\": \"a\", \"host_dev_name\": \"tap0\", \"policy\": {}}");
+	cr_assert_eq(net_interface_update(&c.net[0], d, &u, &e), -EINVAL, "no placeholder");
+	net_update_finish(&u);
+	cr_assert(c.net[0].policy->egress_allow, "nothing has changed");
 	driver_finish(&g);
 }

@@ -218,7 +218,9 @@ Test(route, drives)
 		"{\"drive_id\":\"a\",\"path_on_host\":\"/no/disk\",\"is_root_device\":false}",
 		"Drive config error: path_on_host: open '/no/disk': No such file or directory");
 	refused("PUT /drives/a", "{\"drive_id\":\"a\",\"is_root_device\":false,\"socket\":\"s\"}",
-		BAD_BODY "missing field `path_on_host`.");
+		BAD_BODY "field `socket` is not supported.");
+	refused("PUT /drives/a", "{\"drive_id\":\"a\",\"is_root_device\":false}",
+		"Drive config error: path_on_host: missing");
 	cr_expect_eq(vm.config.drive_count, 1);
 	refused("PUT /drives/a",
 		format("{\"drive_id\":\"a\",\"path_on_host\":\"%s\",\"is_root_device\":false,"
@@ -302,8 +304,8 @@ Test(route, phases)
 	for (int phase = VM_RUNNING; phase <= VM_PAUSED; phase++) {
 		static const char *const pre_boot[] = {
 			"PUT /machine-config", "PATCH /machine-config", "PUT /boot-source",
-			"PUT /drives/a",       "PUT /entropy",		"PUT /serial",
-			"PUT /logger",	       "PUT /metrics",
+			"PUT /entropy",	       "PUT /serial",		"PUT /logger",
+			"PUT /metrics",
 		};
 
 		vm.phase = (enum vm_phase)phase;
@@ -714,8 +716,10 @@ static void expect_ref(const char *schema, const char *at, const char *where)
 
 static void check_route(const struct route *r)
 {
-	static const char *const verb[] = {
-		[HTTP_VERB_GET] = "get", [HTTP_VERB_PUT] = "put", [HTTP_VERB_PATCH] = "patch"};
+	static const char *const verb[] = {[HTTP_VERB_GET] = "get",
+					   [HTTP_VERB_PUT] = "put",
+					   [HTTP_VERB_PATCH] = "patch",
+					   [HTTP_VERB_DELETE] = "delete"};
 	char at[128];
 
 	snprintf(at, sizeof(at), "paths.%s.%s", r->path, verb[r->verb]);

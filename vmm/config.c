@@ -262,8 +262,6 @@ int config_set_drive(struct config *c, struct drive *piece, struct err *e)
 		r = check_drive_fits(c, piece, old, e);
 	if (r < 0)
 		return r;
-	if (!piece->path_on_host)
-		return err_set(e, EINVAL, "path_on_host: missing");
 	r = drive_open(piece, c, e);
 	if (r < 0)
 		return r;

@@ -56,13 +56,14 @@ enum io_engine { IO_ENGINE_SYNC, IO_ENGINE_ASYNC };
 
 struct drive {
 	char id[CONFIG_ID_MAX + 1];
-	char *path_on_host;
-	char *partuuid; /* or NULL */
+	char *path_on_host; /* NULL: an empty placeholder */
+	char *partuuid;	    /* or NULL */
 	bool is_root_device;
 	bool is_read_only;
 	enum cache_type cache_type;
 	enum io_engine io_engine;
-	char *overlay; /* (+) or NULL: what is written goes there, path_on_host is only read */
+	char *overlay;	  /* (+) or NULL: what is written goes there, path_on_host is only read */
+	bool placeholder; /* (+) its file may come, and go, while the guest runs */
 	struct limiter_config limiter;
 	int fd, overlay_fd; /* -1 until opened */
 };

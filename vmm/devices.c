@@ -129,6 +129,8 @@ static int plug(struct vm_machine *m, struct virtio_device *dev, struct err *e)
 /* The device has its own descriptors, so that a failed start leaves the configuration whole. */
 static int dup_files(const struct drive *d, struct block_config *c, struct err *e)
 {
+	if (d->fd < 0)
+		return 0;
 	c->fd = fcntl(d->overlay ? d->overlay_fd : d->fd, F_DUPFD_CLOEXEC, 0);
 	if (c->fd >= 0 && d->overlay)
 		c->base_fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 0);

@@ -166,10 +166,23 @@ static int open_overlay(const struct config *c, const struct drive *d, struct er
 	return err_wrap(e, "overlay: '%s'", d->overlay);
 }
 
+static int check_placeholder(const struct drive *d, struct err *e)
+{
+	if (!d->placeholder)
+		return d->path_on_host ? 0 : err_set(e, EINVAL, "path_on_host: missing");
+	if (d->is_root_device || d->partuuid)
+		return err_set(e, EINVAL, "placeholder: not for the root device");
+	if (d->overlay)
+		return err_set(e, EINVAL, "placeholder: not with an overlay");
+	return 0;
+}
+
 int drive_open(struct drive *d, const struct config *c, struct err *e)
 {
-	int fd;
+	int fd = check_placeholder(d, e);
 
+	if (fd < 0 || !d->path_on_host)
+		return fd;
 	if (d->overlay && d->is_read_only)
 		return err_set(e, EINVAL, "overlay: the drive is read-only");
 	fd = open_disk(c, d, d->path_on_host, e);
@@ -218,48 +231,56 @@ static int open_twice(struct vm *vm, const struct drive *d, const char *path, in
 	return -e->code;
 }
 
+/* NULL: the placeholder is emptied. */
 static int swap_file(struct vm *vm, struct drive *d, const char *path, struct err *e)
 {
 	struct virtio_device *dev = device_of(vm, d);
-	char *copy = strdup(path);
-	int fd[2] = {-1, -1}, r;
+	cleanup_free char *copy = path ? strdup(path) : NULL;
+	int fd[2] = {-1, -1}, r = 0;
 
-	if (!copy)
+	if (path && !copy)
 		return err_set(e, ENOMEM, "out of memory");
-	r = open_twice(vm, d, path, fd, e);
-	if (r == 0) {
-		pthread_mutex_lock(dev->env.lock);
-		r = block_set_file(dev, fd[1], e);
-		pthread_mutex_unlock(dev->env.lock);
-		if (r < 0) {
-			fd_close(&fd[0]);
-			fd_close(&fd[1]);
-		}
-	}
+	if (path)
+		r = open_twice(vm, d, path, fd, e);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(dev->env.lock);
+	r = block_set_file(dev, fd[1], e);
+	pthread_mutex_unlock(dev->env.lock);
 	if (r < 0) {
-		free(copy);
+		fd_close(&fd[0]);
+		fd_close(&fd[1]);
 		return r;
 	}
 	fd_close(&d->fd);
 	d->fd = fd[0];
 	free(d->path_on_host);
-	d->path_on_host = copy;
+	d->path_on_host = TAKE(copy);
 	drive_lock_again(d);
 	return 0;
+}
+
+static int change_file(struct vm *vm, struct drive *d, const struct drive_update *u, struct err *e)
+{
+	if (u->path_on_host)
+		return swap_file(vm, d, u->path_on_host, e);
+	if (u->empty && !d->placeholder)
+		return err_set(e, EINVAL,
+			       "it cannot be unplugged: virtio-mmio has no hotplug, and it is no "
+			       "placeholder");
+	return u->empty && d->path_on_host ? swap_file(vm, d, NULL, e) : 0;
 }
 
 int drive_update(struct vm *vm, const struct drive_update *u, struct err *e)
 {
 	struct drive *d = config_find_drive(&vm->config, u->id);
 	struct virtio_device *dev;
-	int r;
 
 	if (!d)
 		return err_set(e, ENOENT, "there is no drive '%s'", u->id);
-	if (!u->path_on_host && !u->set_limiter)
+	if (!u->path_on_host && !u->empty && !u->set_limiter)
 		return err_set(e, EINVAL, "neither path_on_host nor rate_limiter is given");
-	r = u->path_on_host ? swap_file(vm, d, u->path_on_host, e) : 0;
-	if (r < 0)
+	if (change_file(vm, d, u, e) < 0)
 		return err_wrap(e, "drive '%s'", u->id);
 	if (!u->set_limiter)
 		return 0;
@@ -269,6 +290,59 @@ int drive_update(struct vm *vm, const struct drive_update *u, struct err *e)
 	block_set_limiter(dev, &d->limiter);
 	pthread_mutex_unlock(dev->env.lock);
 	return 0;
+}
+
+void drive_slot(const struct drive *now, struct drive *piece)
+{
+	drive_init(piece);
+	piece->is_read_only = now->is_read_only;
+	piece->cache_type = now->cache_type;
+	piece->io_engine = now->io_engine;
+	piece->limiter = now->limiter;
+	piece->placeholder = true;
+}
+
+/* What the guest was told when it started, or cannot be told again. */
+static int check_same(const struct drive *now, const struct drive *piece, struct err *e)
+{
+	const struct {
+		const char *field;
+		bool same;
+	} fixed[] = {
+		{"is_root_device", !piece->is_root_device},
+		{"is_read_only", now->is_read_only == piece->is_read_only},
+		{"cache_type", now->cache_type == piece->cache_type},
+		{"io_engine", now->io_engine == piece->io_engine},
+		{"partuuid", !piece->partuuid},
+		{"overlay", !piece->overlay},
+		{"placeholder", piece->placeholder},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(fixed); i++)
+		if (!fixed[i].same)
+			return err_set(e, EINVAL, "%s: not as the placeholder was declared",
+				       fixed[i].field);
+	return 0;
+}
+
+int drive_fill(struct vm *vm, const struct drive *piece, struct err *e)
+{
+	const struct drive *now = config_find_drive(&vm->config, piece->id);
+	struct drive_update u = {
+		.path_on_host = piece->path_on_host,
+		.set_limiter = now && memcmp(&now->limiter, &piece->limiter, sizeof(u.limiter)),
+		.limiter = piece->limiter,
+	};
+
+	if (!now || !now->placeholder)
+		return err_set(e, EINVAL, "there is no placeholder '%s'", piece->id);
+	if (now->path_on_host)
+		return err_set(e, EBUSY, "placeholder '%s' is in use, by '%s'", piece->id,
+			       now->path_on_host);
+	if (!piece->path_on_host)
+		return err_set(e, EINVAL, "path_on_host: missing");
+	strcpy(u.id, piece->id);
+	return check_same(now, piece, e) < 0 ? -EINVAL : drive_update(vm, &u, e);
 }
 
 void drive_update_finish(struct drive_update *u)

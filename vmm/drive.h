@@ -14,8 +14,9 @@
 
 /*
  * Opens what `d` names (d->path_on_host, d->overlay) into d->fd and d->overlay_fd, and makes an
- * overlay that does not exist yet, or is an empty file. `c` is the configuration that it is going
- * to belong to. -errno with `e` naming the field; then nothing has been made.
+ * overlay that does not exist yet, or is an empty file. A placeholder may name nothing. `c` is the
+ * configuration that it is going to belong to. -errno with `e` naming the field; then nothing has
+ * been made.
  */
 int drive_open(struct drive *d, const struct config *c, struct err *e);
 
@@ -25,7 +26,8 @@ void drive_lock_again(const struct drive *d);
 /* PATCH /drives/{id}, at any time after the start. */
 struct drive_update {
 	char id[CONFIG_ID_MAX + 1];
-	char *path_on_host; /* NULL: stays */
+	char *path_on_host; /* NULL: stays, unless `empty` */
+	bool empty;	    /* a placeholder: its file goes */
 	bool set_limiter;
 	struct limiter_config limiter;
 };
@@ -33,3 +35,11 @@ struct drive_update {
 /* All of it, or -errno with `e` filled and nothing changed. */
 int drive_update(struct vm *vm, const struct drive_update *u, struct err *e);
 void drive_update_finish(struct drive_update *u);
+
+/* A piece for drive_fill(): what placeholder `now` was declared to be, without a file. */
+void drive_slot(const struct drive *now, struct drive *piece);
+/*
+ * PUT /drives/{id} after the start: `piece` has to be the placeholder of that id as it was declared,
+ * but for its file and limits. It stays the caller's. All of it, or -errno with nothing changed.
+ */
+int drive_fill(struct vm *vm, const struct drive *piece, struct err *e);

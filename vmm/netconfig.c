@@ -48,11 +48,19 @@ void net_interface_finish(struct net_interface *n)
 	net_interface_init(n);
 }
 
+void net_update_init(struct net_update *u, const struct net_interface *n)
+{
+	*u = (struct net_update){.tap_fd = NETCONFIG_NO_FD};
+	if (n)
+		u->limits = n->limits;
+}
+
 void net_update_finish(struct net_update *u)
 {
 	net_policy_config_free(u->policy);
 	net_rewrite_config_free(u->rewrite);
-	*u = (struct net_update){0};
+	free(u->host_dev_name);
+	net_update_init(u, NULL);
 }
 
 struct net_interface *config_find_net(struct config *c, const char *id)
@@ -198,12 +206,14 @@ static int check_choice(const struct net_interface *n, struct err *e)
 	unsigned ways = (n->host_dev_name ? 1u : 0u) + (n->passt_socket ? 1u : 0u) +
 			(n->tap_fd != NETCONFIG_NO_FD ? 1u : 0u);
 
-	if (ways == 0)
+	if (ways == 0 && !n->placeholder)
 		return err_set(e, EINVAL, "host_dev_name: missing");
+	if (n->passt_socket && n->placeholder)
+		return err_set(e, EINVAL, "placeholder: for taps only, not with passt_socket");
 	if (ways > 1)
 		return err_set(e, EINVAL,
 			       "host_dev_name: not together with passt_socket or tap_fd");
-	if (n->queue_pairs > 1 && !n->host_dev_name)
+	if (n->queue_pairs > 1 && !n->host_dev_name && !n->placeholder)
 		return err_set(e, EINVAL, "queue_pairs: more than 1 only with host_dev_name");
 	if (n->tap_fd != NETCONFIG_NO_FD && n->tap_fd > INT32_MAX)
 		return err_set(e, EINVAL, "tap_fd: not a file descriptor");
@@ -256,6 +266,11 @@ static int open_net(struct net_interface *n, struct err *e)
 		n->fd[0] = r;
 		return 0;
 	}
+	if (n->tap_fd == NETCONFIG_NO_FD)
+		return 0;
+	if (n->queue_pairs > 1)
+		return err_set(e, EINVAL, "tap_fd: is one queue pair, queue_pairs are %u",
+			       n->queue_pairs);
 	if (nettap_check((int)n->tap_fd, e) < 0)
 		return err_wrap(e, "tap_fd");
 	/* Reading it must not wait, for nobody who shares it. */
@@ -313,6 +328,11 @@ static struct netbackend *create_backend(const struct net_interface *n, struct e
 	return b;
 }
 
+static bool has_backend(const struct net_interface *n)
+{
+	return n->fd[0] >= 0;
+}
+
 struct virtio_device *net_interface_create(const struct net_interface *n,
 					   const struct virtio_env *env, struct err *e)
 {
@@ -321,16 +341,20 @@ struct virtio_device *net_interface_create(const struct net_interface *n,
 		.mtu = (uint16_t)n->mtu,
 		.rx = n->limits.rx,
 		.tx = n->limits.tx,
+		.placeholder = n->placeholder,
+		.pairs = n->queue_pairs,
+		.offloads = n->placeholder ? NETTAP_OFFLOADS : 0,
 	};
 	struct virtio_device *d = NULL;
-	struct netbackend *backend;
+	struct netbackend *backend = NULL;
 	struct net_built b;
 
 	if (net_interface_build(n->guest_mac, n->policy, n->rewrite, &b, e) < 0)
 		return NULL;
 	c.mac = b.has_mac ? b.mac : NULL;
-	backend = create_backend(n, e);
-	if (backend)
+	if (has_backend(n))
+		backend = create_backend(n, e);
+	if (backend || !has_backend(n))
 		d = net_create(&c, backend, env, e);
 	if (!d) {
 		if (backend)
@@ -343,12 +367,125 @@ struct virtio_device *net_interface_create(const struct net_interface *n,
 	return d;
 }
 
+/* --- changes while the guest runs --- */
+
+void net_interface_slot(const struct net_interface *n, struct net_interface *piece)
+{
+	net_interface_init(piece);
+	piece->mtu = n->mtu;
+	piece->queue_pairs = n->queue_pairs;
+	piece->limits = n->limits;
+	piece->placeholder = true;
+	strcpy(piece->guest_mac, n->guest_mac);
+}
+
+int net_interface_fill(const struct net_interface *n, struct net_interface *piece,
+		       struct net_update *u, struct err *e)
+{
+	const struct {
+		const char *field;
+		bool same;
+	} fixed[] = {
+		{"guest_mac", strcasecmp(n->guest_mac, piece->guest_mac) == 0},
+		{"mtu", piece->mtu == n->mtu},
+		{"queue_pairs", piece->queue_pairs == n->queue_pairs},
+		{"placeholder", piece->placeholder},
+		{"passt_socket", !piece->passt_socket},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(fixed); i++)
+		if (!fixed[i].same)
+			return err_set(e, EINVAL, "%s: not as the placeholder was declared",
+				       fixed[i].field);
+	if (!piece->host_dev_name && piece->tap_fd == NETCONFIG_NO_FD)
+		return err_set(e, EINVAL, "host_dev_name: missing");
+	strcpy(u->id, piece->id);
+	u->limits = piece->limits;
+	u->policy = TAKE(piece->policy);
+	u->rewrite = TAKE(piece->rewrite);
+	u->host_dev_name = TAKE(piece->host_dev_name);
+	u->tap_fd = piece->tap_fd;
+	return 0;
+}
+
+static bool fills(const struct net_update *u)
+{
+	return u->host_dev_name || u->tap_fd != NETCONFIG_NO_FD;
+}
+
+/* The tap of `u` as an interface like `n`: opened, to be finished by the caller in any case. */
+static int open_tap(const struct net_interface *n, struct net_update *u, struct net_interface *to,
+		    struct err *e)
+{
+	int r;
+
+	to->placeholder = n->placeholder;
+	to->queue_pairs = n->queue_pairs;
+	to->host_dev_name = TAKE(u->host_dev_name);
+	to->tap_fd = u->tap_fd;
+	if (!n->placeholder)
+		return err_set(e, EINVAL, "host_dev_name: '%s' is no placeholder", n->id);
+	r = check_choice(to, e);
+	return r < 0 ? r : open_net(to, e);
+}
+
+static void swap_tap(struct net_interface *n, struct net_interface *with)
+{
+	for (unsigned i = 0; i < NETBACKEND_PAIRS_MAX; i++) {
+		fd_close(&n->fd[i]);
+		n->fd[i] = TAKE_FD(with->fd[i]);
+	}
+	free(n->host_dev_name);
+	n->host_dev_name = TAKE(with->host_dev_name);
+	n->tap_fd = with->tap_fd;
+}
+
+/* Brings a tap into the device, or takes it out. */
+static int update_tap(struct net_interface *n, struct virtio_device *d, struct net_update *u,
+		      struct err *e)
+{
+	struct net_interface with;
+	struct netbackend *backend = NULL;
+	int r = 0;
+
+	net_interface_init(&with);
+	if (u->empty && fills(u))
+		r = err_set(e, EINVAL, "host_dev_name: null, together with tap_fd");
+	else if (u->empty && !n->placeholder)
+		r = err_set(e, EINVAL,
+			    "it cannot be unplugged: virtio-mmio has no hotplug, and '%s' is no "
+			    "placeholder",
+			    n->id);
+	else if (!u->empty)
+		r = open_tap(n, u, &with, e);
+	if (r == 0 && !u->empty) {
+		backend = create_backend(&with, e);
+		r = backend ? 0 : -e->code;
+	}
+	if (r == 0) {
+		pthread_mutex_lock(d->env.lock);
+		r = net_set_backend(d, backend, e);
+		pthread_mutex_unlock(d->env.lock);
+		if (r < 0 && backend)
+			backend->ops->destroy(backend);
+	}
+	if (r == 0)
+		swap_tap(n, &with);
+	net_interface_finish(&with);
+	return r;
+}
+
 int net_interface_update(struct net_interface *n, struct virtio_device *d, struct net_update *u,
 			 struct err *e)
 {
 	struct net_built b;
 	int r = net_interface_build(n->guest_mac, u->policy, u->rewrite, &b, e);
 
+	if (r == 0 && (u->empty || fills(u))) {
+		r = update_tap(n, d, u, e);
+		if (r < 0)
+			netpolicy_destroy(b.policy);
+	}
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(d->env.lock);

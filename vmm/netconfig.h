@@ -49,10 +49,11 @@ struct net_limits {
 
 struct net_interface {
 	char id[NETCONFIG_ID_MAX + 1];
-	/* Exactly one of three: */
+	/* Exactly one of three, or of a placeholder also none: */
 	char *host_dev_name; /* a tap */
 	char *passt_socket;  /* (+) */
 	uint64_t tap_fd;     /* (+) inherited; NETCONFIG_NO_FD: none */
+	bool placeholder;    /* (+) its tap may come, and go, while the guest runs */
 
 	char guest_mac[NETCONFIG_MAC_LEN + 1]; /* "": the guest chooses */
 	unsigned mtu;			       /* 0: not told to the guest */
@@ -71,6 +72,10 @@ struct net_update {
 	struct net_limits limits;	    /* as they shall be */
 	struct net_policy_config *policy;   /* NULL: stays */
 	struct net_rewrite_config *rewrite; /* NULL: stays */
+	/* A placeholder gets one of these two, or loses the one that it has: */
+	char *host_dev_name;
+	uint64_t tap_fd; /* NETCONFIG_NO_FD: none */
+	bool empty;
 };
 
 /* The values that make up a device (virtio/net.h) out of the texts, all judged. */
@@ -85,6 +90,8 @@ void net_interface_init(struct net_interface *n);
 void net_interface_finish(struct net_interface *n);
 void net_policy_config_free(struct net_policy_config *p);
 void net_rewrite_config_free(struct net_rewrite_config *w);
+/* Nothing to change, with the limits of `n` (NULL: none). */
+void net_update_init(struct net_update *u, const struct net_interface *n);
 void net_update_finish(struct net_update *u);
 
 /* Replaces the interface with the same id, else adds one. Opens tap or socket at once. */
@@ -103,6 +110,14 @@ int net_interface_build(const char *guest_mac, const struct net_policy_config *p
 /* The device of an interface that config_set_net() took. NULL with `e` filled. */
 struct virtio_device *net_interface_create(const struct net_interface *n,
 					   const struct virtio_env *env, struct err *e);
+/* A piece for net_interface_fill(): what placeholder `n` was declared to be, without a tap. */
+void net_interface_slot(const struct net_interface *n, struct net_interface *piece);
+/*
+ * PUT after the start as an update: `piece` has to be placeholder `n` as it was declared, but for its
+ * tap, limits, policy and rewriting. What it says of those goes into `u`.
+ */
+int net_interface_fill(const struct net_interface *n, struct net_interface *piece,
+		       struct net_update *u, struct err *e);
 /* Changes the running device and what `n` says; takes what is in `u`. Fails before any change. */
 int net_interface_update(struct net_interface *n, struct virtio_device *d, struct net_update *u,
 			 struct err *e);

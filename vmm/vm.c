@@ -187,6 +187,15 @@ static void on_ended(struct loop_source *s, uint32_t events)
 		vm->ended(vm, exit_code(end));
 }
 
+/* What the main thread may do from now on. */
+static enum seccomp_kind main_filter(const struct config *c)
+{
+	for (unsigned i = 0; i < c->net_count; i++)
+		if (c->net[i].placeholder)
+			return SECCOMP_PLUG;
+	return SECCOMP_MAIN;
+}
+
 int machine_park(struct vm_machine *m, struct err *e)
 {
 	int r;
@@ -197,7 +206,7 @@ int machine_park(struct vm_machine *m, struct err *e)
 		r = vcpu_set_start(&m->vcpus, m->vm->seccomp, e);
 	/* Last: under it nothing could be taken back and started again. */
 	if (r == 0)
-		r = seccomp_install(m->vm->seccomp, SECCOMP_MAIN, e);
+		r = seccomp_install(m->vm->seccomp, main_filter(&m->vm->config), e);
 	return r;
 }
 

@@ -21,14 +21,14 @@
 
 void seccomp_attack(enum seccomp_kind kind)
 {
-	static const char *const names[SECCOMP_KINDS] = {"boot:", "main:", "vcpu:"};
+	static const char *const names[] = {"boot:", "main:", "vcpu:", "plug:"};
 	const char *text = getenv("SPORE_ATTACK");
 	unsigned long word[7] = {0};
 	char line[128];
 	long r;
 	int n;
 
-	if (!text || strncmp(text, names[kind], 5) != 0)
+	if (!text || kind >= ARRAY_SIZE(names) || strncmp(text, names[kind], 5) != 0)
 		return;
 	text += 4;
 	for (int i = 0; i < 7 && *text == ':'; i++) {

@@ -28,7 +28,7 @@
 #define WHO  4000
 #define NAME "firecracker.socket"
 
-static const char *const kinds[SECCOMP_KINDS] = {"boot", "main", "vcpu"};
+static const char *const kinds[SECCOMP_KINDS] = {"boot", "main", "vcpu", "plug"};
 
 /* --- filters --- */
 
@@ -70,7 +70,9 @@ static void measure_filters(unsigned rounds)
 			uint64_t ns = install((enum seccomp_kind)kind);
 
 			bench_row("filter", round, kinds[kind], ns);
-			sum += ns;
+			if (kind !=
+			    SECCOMP_PLUG) /* takes the place of main where it is asked for */
+				sum += ns;
 		}
 		bench_row("filter", round, "sum", sum);
 	}

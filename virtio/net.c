@@ -17,6 +17,7 @@
  * headers that it puts in front are checked before the host's kernel sees them: no offload that was
  * not negotiated, no checksum written into the addresses.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -377,6 +378,7 @@ struct virtio_device *net_create(const struct net_config *cfg, struct netbackend
 		err_set(e, ENOMEM, "network interface '%s': out of memory", cfg->id);
 		return NULL;
 	}
+	assert(backend || cfg->placeholder);
 	n->backend = backend;
 	n->dead = !backend;
 	n->placeholder = cfg->placeholder;

@@ -330,7 +330,8 @@ int drive_fill(struct vm *vm, const struct drive *piece, struct err *e)
 	const struct drive *now = config_find_drive(&vm->config, piece->id);
 	struct drive_update u = {
 		.path_on_host = piece->path_on_host,
-		.set_limiter = now && memcmp(&now->limiter, &piece->limiter, sizeof(u.limiter)),
+		.set_limiter =
+			now && memcmp(&now->limiter, &piece->limiter, sizeof(u.limiter)) != 0,
 		.limiter = piece->limiter,
 	};
 

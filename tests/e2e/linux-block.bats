@@ -182,6 +182,30 @@ metric() { jq -s "map($1) | add" /tmp/metrics; }
 		[ "$(du -k /tmp/b | cut -f1)" -ge 2048 ] || fail "nothing written to the new file"'
 }
 
+@test "placeholders: a disk comes and is mounted, an interface gets carrier, and both go" {
+	in_host <<<'
+		disk /tmp/root
+		mkdir /tmp/content; echo from-the-host >/tmp/content/file
+		mke2fs -q -t ext4 -d /tmp/content /tmp/late 16M
+		ip tuntap add dev late mode tap; ip link set late up
+		socket=$(mktemp -u); API="--api-sock $socket" API_SOCK=$socket
+		size=/sys/block/vdb/size carrier=/sys/class/net/eth0/carrier
+		boot "$(drive root /tmp/root 1 "overlay: \"/tmp/root.ovl\""), {drive_id: \"late\", is_root_device: false, placeholder: true, cache_type: \"Writeback\"}]
+			| .\"network-interfaces\" = [{iface_id: \"net\", placeholder: true}" \
+			"ip link set eth0 up;echo slots \$(cat $size $carrier);while [ \$(cat $size) = 0 ];do sleep 0.1;done;mkdir /m;mount /dev/vdb /m&&cat /m/file;umount /m;while [ \$(cat $carrier) = 0 ];do sleep 0.1;done;echo carried;while [ \$(cat $size) != 0 ];do sleep 0.1;done;echo gone;while [ \$(cat $carrier) != 0 ];do sleep 0.1;done;echo dropped"
+		wait_for "slots 0 0" 240
+		ok PUT /drives/late "{\"drive_id\": \"late\", \"is_root_device\": false, \"path_on_host\": \"/tmp/late\"}"
+		wait_for from-the-host
+		ok PUT /network-interfaces/net "{\"iface_id\": \"net\", \"host_dev_name\": \"late\"}"
+		wait_for carried
+		ok DELETE /drives/late
+		wait_for gone
+		ok PATCH /network-interfaces/net "{\"iface_id\": \"net\", \"host_dev_name\": null}"
+		wait_for dropped
+		ends_with 3 120
+		e2fsck -fn /tmp/late'
+}
+
 @test "two VMs on one base; a file in use is refused" {
 	in_host <<<'
 		disk /tmp/root

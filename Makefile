@@ -28,12 +28,13 @@ SRC_JAILER  := $(filter-out $(SRC_SECCOMP) jailer/filters.c jailer/compile.c,$(w
 SRC       += $(SRC_SECCOMP)
 SRC_GEN   := $(B)/gen/filters.c
 SRC_LIB   := $(filter-out vmm/main.c,$(SRC)) $(SRC_GEN)
+SRC_CTL   := $(wildcard ctl/*.c) vmm/base/err.c vmm/base/fd.c
 SRC_TEST  := $(wildcard tests/test_*.c tests/lib/*.c)
 SRC_FUZZ  := $(wildcard tests/fuzz/fuzz_*.c)
 SRC_BENCH := $(wildcard tests/bench/*.c)
 GUESTS    := $(patsubst tests/guest/%.S,$(B)/guest/%.elf,$(wildcard tests/guest/*.S))
 FORMATTED := $(wildcard vmm/base/*.[ch] virtio/*.[ch] vmm/*.[ch] snapshot/*.[ch] api-sock/*.[ch] \
-	virtio/lwip/*.h virtio/lwip/arch/*.h \
+	virtio/lwip/*.h virtio/lwip/arch/*.h ctl/*.[ch] \
 	jailer/*.[ch] tests/*.[ch] tests/lib/*.[ch] tests/attack/*.[ch] tests/fuzz/*.[ch] tests/bench/*.[ch])
 
 # lwIP, from Debian's source package: what TCP over IPv4 needs of it, and the one file that uses it.
@@ -135,7 +136,7 @@ $(B)/gen/filters.c: $(B)/jailer-compile
 # --- programs ---
 
 .PHONY: all asan
-all: $(B)/spore $(B)/spore-jailer $(B)/spore-overlay $(B)/spore-snapshot
+all: $(B)/spore $(B)/spore-jailer $(B)/spore-overlay $(B)/spore-snapshot $(B)/sporectl
 asan: $(B)/asan/spore $(B)/asan/unit
 
 $(B)/spore: $(OBJ)
@@ -157,6 +158,12 @@ $(B)/spore-overlay: $(patsubst %.c,$(B)/obj/%.o,tools/spore-overlay.c virtio/ove
 $(B)/spore-snapshot: $(B)/obj/tools/spore-snapshot.o $(B)/obj/tools/snapshot-pack.o $(LIB_OBJ)
 	@echo "  LD $@"
 	@$(CC) $(HARDEN_L) $^ $(LIBS) -lzstd -o $@.debug
+	@strip --strip-all $@.debug -o $@
+
+# Not static: a person's tool, and curl brings a dozen libraries.
+$(B)/sporectl: $(SRC_CTL:%.c=$(B)/obj/%.o)
+	@echo "  LD $@"
+	@$(CC) -pie $(filter-out -static-pie,$(HARDEN_L)) $^ -lcurl -ljansson -o $@.debug
 	@strip --strip-all $@.debug -o $@
 
 $(B)/asan/spore: $(ASAN_OBJ)
@@ -231,7 +238,7 @@ fuzz: $(FUZZERS)
 
 .PHONY: layers format format-check tidy shellcheck
 layers:
-	@tools/check-layers $(SRC) $(wildcard jailer/*.[ch] vmm/base/*.h virtio/*.h vmm/*.h snapshot/*.h api-sock/*.h)
+	@tools/check-layers $(SRC) $(wildcard ctl/*.[ch] jailer/*.[ch] vmm/base/*.h virtio/*.h vmm/*.h snapshot/*.h api-sock/*.h)
 
 format: | $(DEPS)
 	@clang-format -i $(FORMATTED)
@@ -269,6 +276,7 @@ install: all
 	install -D -m 0755 $(B)/spore-jailer $(DESTDIR)$(PREFIX)/bin/spore-jailer
 	install -D -m 0755 $(B)/spore-overlay $(DESTDIR)$(PREFIX)/bin/spore-overlay
 	install -D -m 0755 $(B)/spore-snapshot $(DESTDIR)$(PREFIX)/bin/spore-snapshot
+	install -D -m 0755 $(B)/sporectl $(DESTDIR)$(PREFIX)/bin/sporectl
 	install -D -m 0644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/spore/LICENSE
 	install -D -m 0644 README.md $(DESTDIR)$(PREFIX)/share/doc/spore/README.md
 	install -D -m 0644 api-sock/openapi.yaml $(DESTDIR)$(PREFIX)/share/doc/spore/openapi.yaml

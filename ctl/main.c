@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ctl/table.h"
+#include "ctl/verbs.h"
+
+/* In the order of --help. */
+static const struct verb {
+	const char *name, *summary;
+	int (*run)(struct ctl *c, int argc, char **argv);
+} verbs[] = {
+	{"ps", "list the microVMs", verb_ps},
+};
+
+static const char *verb_name(void *arg, unsigned i)
+{
+	(void)arg;
+	return i < ARRAY_SIZE(verbs) ? verbs[i].name : NULL;
+}
+
+static int print_help(const struct ctl *c)
+{
+	printf("usage: sporectl VERB [OPTION...] [ARGUMENT...]\n\nverbs:\n");
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
+		printf("  %s%-11s%s %s\n", table_color(c, TABLE_BOLD), verbs[i].name,
+		       table_color(c, TABLE_PLAIN), verbs[i].summary);
+	printf("\noptions of all verbs:\n");
+	for (const struct ctl_option *o = ctl_common_options; o->name; o++)
+		printf("  --%-9s %-6s %s\n", o->name, o->value ? o->value : "", o->help);
+	printf("\nsporectl VERB --help tells the rest, with examples. sporectl --version prints "
+	       "the "
+	       "version.\n");
+	return 0;
+}
+
+/* Before the verb there may be options that all have. Returns the index of the verb, or argc. */
+static int read_common(struct ctl *c, int argc, char **argv, bool *help, bool *version)
+{
+	struct ctl_common common = {0};
+	int i;
+
+	for (i = 1; i < argc && argv[i][0] == '-'; i++) {
+		const char *a = argv[i];
+
+		if (strcmp(a, "--json") == 0)
+			common.json = true;
+		else if (strcmp(a, "--version") == 0)
+			*version = true;
+		else if (strncmp(a, "--state-dir=", 12) == 0)
+			common.state_dir = a + 12;
+		else if (strcmp(a, "--state-dir") == 0 && i + 1 < argc)
+			common.state_dir = argv[++i];
+		else if (strncmp(a, "--color=", 8) == 0)
+			common.color = a + 8;
+		else if (strcmp(a, "--color") == 0 && i + 1 < argc)
+			common.color = argv[++i];
+		else if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0)
+			*help = true;
+		else
+			break;
+	}
+	ctl_apply_common(c, &common);
+	return i;
+}
+
+static int unknown_verb(struct ctl *c, const char *name)
+{
+	const char *near = ctl_nearest(name, verb_name, NULL);
+	struct err e;
+
+	err_set(&e, EINVAL, "'%.64s': no such verb", name);
+	if (near)
+		ctl_hint(c, "sporectl %s", near);
+	else
+		ctl_hint(c, "sporectl --help");
+	ctl_fail(c, &e);
+	return CTL_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+	struct ctl c = {0};
+	bool help = argc < 2, version = false;
+	int at;
+
+	at = read_common(&c, argc, argv, &help, &version);
+	if (version)
+		return printf("sporectl v%s\n", SPORE_VERSION) < 0;
+	if (help || at >= argc || strcmp(argv[at], "help") == 0)
+		return print_help(&c);
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
+		if (strcmp(argv[at], verbs[i].name) != 0)
+			continue;
+		c.verb = verbs[i].name;
+		return verbs[i].run(&c, argc - at, argv + at);
+	}
+	return unknown_verb(&c, argv[at]);
+}

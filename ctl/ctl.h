@@ -34,7 +34,6 @@
 struct ctl {
 	const char *verb;      /* its name */
 	const char *state_dir; /* where the running microVMs are: vms.h */
-	const char *spore;     /* the monitor's program as it was asked for, or NULL: launch.h */
 	bool json;	       /* print for programs */
 	bool color;	       /* standard output takes colours */
 	bool terminal;	       /* standard output is one */

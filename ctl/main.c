@@ -12,7 +12,14 @@ static const struct verb {
 	const char *name, *summary;
 	int (*run)(struct ctl *c, int argc, char **argv);
 } verbs[] = {
+	{"run", "start a microVM, with its console here", verb_run},
 	{"ps", "list the microVMs", verb_ps},
+	{"console", "attach to the console of one; Ctrl-] detaches", verb_console},
+	{"logs", "what the guest has printed, or spore", verb_logs},
+	{"stop", "ask guests to shut down, and end them if they do not", verb_stop},
+	{"rm", "remove what is kept of microVMs that have ended", verb_rm},
+	{"pause", "halt the processors of microVMs", verb_pause},
+	{"resume", "let them go on", verb_resume},
 };
 
 static const char *verb_name(void *arg, unsigned i)

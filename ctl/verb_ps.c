@@ -8,7 +8,7 @@ static const struct table_column columns[] = {
 	{"state", "STATE", TABLE_STATE},   {"vcpus", "VCPUS", TABLE_NUMBER},
 	{"memory", "MEMORY", TABLE_BYTES}, {"uptime", "UPTIME", TABLE_SECONDS},
 	{"rss", "RSS", TABLE_BYTES},	   {"pss", "PSS", TABLE_BYTES},
-	{"shared", "SHARED", TABLE_BYTES},
+	{"shared", "SHARED", TABLE_BYTES}, {"status", "EXIT", TABLE_NUMBER},
 };
 
 int verb_ps(struct ctl *c, int argc, char **argv)

@@ -4,4 +4,11 @@
 
 #include "ctl/ctl.h"
 
+int verb_run(struct ctl *c, int argc, char **argv);
 int verb_ps(struct ctl *c, int argc, char **argv);
+int verb_logs(struct ctl *c, int argc, char **argv);
+int verb_console(struct ctl *c, int argc, char **argv);
+int verb_stop(struct ctl *c, int argc, char **argv);
+int verb_rm(struct ctl *c, int argc, char **argv);
+int verb_pause(struct ctl *c, int argc, char **argv);
+int verb_resume(struct ctl *c, int argc, char **argv);

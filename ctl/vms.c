@@ -301,20 +301,30 @@ int vms_write(const struct vms_vm *vm, const char *file, const char *text, struc
 	return 0;
 }
 
-/* There are files only: a directory in it is not ours, and stays. */
+/*
+ * Its name goes first, and with it the path that its holder may still write to. There are files only: a
+ * directory in it is not ours, and stays.
+ */
 int vms_remove(const struct vms_vm *vm, struct err *e)
 {
+	char gone[VMS_PATH_MAX + 24];
+	const char *slash = strrchr(vm->dir, '/');
 	cleanup_fd int dir = open(vm->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	DIR *d = dir >= 0 ? fdopendir(fcntl(dir, F_DUPFD_CLOEXEC, 0)) : NULL;
 	struct dirent *entry;
 
 	if (!d)
 		return err_sys(e, "'%s'", vm->dir);
+	snprintf(gone, sizeof(gone), "%.*s/.old-%d", (int)(slash - vm->dir), vm->dir, getpid());
+	if (rename(vm->dir, gone) < 0) {
+		closedir(d);
+		return err_sys(e, "remove '%s'", vm->dir);
+	}
 	while ((entry = readdir(d)))
 		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
 			unlinkat(dir, entry->d_name, 0);
 	closedir(d);
-	if (rmdir(vm->dir) < 0)
-		return err_sys(e, "remove '%s'", vm->dir);
+	if (rmdir(gone) < 0)
+		return err_sys(e, "remove '%s'", gone);
 	return 0;
 }

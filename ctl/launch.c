@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include "ctl/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "ctl/http.h"
+#include "vmm/base/fd.h"
+
+#define CONFIG "config.json"
+
+static void find_spore(char *buf, size_t size)
+{
+	const char *said = getenv("SPORE");
+	ssize_t n = readlink("/proc/self/exe", buf, size - 1);
+	char *slash;
+
+	buf[n > 0 ? n : 0] = '\0';
+	slash = strrchr(buf, '/');
+	if (said && *said)
+		snprintf(buf, size, "%s", said);
+	else if (slash && (size_t)(slash + 1 - buf) + sizeof("spore") <= size)
+		strcpy(slash + 1, "spore");
+	if (!(said && *said) && access(buf, X_OK) < 0)
+		snprintf(buf, size, "spore");
+}
+
+int launch_prepare(struct ctl *c, const char *name, struct launch *l, struct err *e)
+{
+	char path[VMS_PATH_MAX];
+
+	*l = (struct launch){.lock_fd = -1, .said_fd = -1};
+	l->lock_fd = vms_create(c, name, &l->vm, e);
+	if (l->lock_fd < 0)
+		return l->lock_fd;
+	vms_path(&l->vm, "stderr", path);
+	l->said_fd = open(path, O_RDONLY | O_CREAT | O_CLOEXEC, 0600);
+	return 0;
+}
+
+void launch_cancel(struct launch *l)
+{
+	int pidfd = l->holder ? vms_pidfd(&l->vm, NULL, NULL) : -1;
+	struct err e;
+
+	if (pidfd >= 0)
+		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+	fd_close(&pidfd);
+	/* It has no clients, so it ends at once. */
+	if (l->holder)
+		waitpid(l->holder, NULL, 0);
+	vms_remove(&l->vm, &e);
+	fd_close(&l->lock_fd);
+	fd_close(&l->said_fd);
+	l->holder = 0;
+}
+
+/* What spore has said of its failure, without its name. */
+static int spore_said(const struct launch *l, struct err *e)
+{
+	char text[sizeof(e->msg)];
+	const char *at = text;
+	ssize_t n = pread(l->said_fd, text, sizeof(text) - 1, 0);
+
+	text[n > 0 ? n : 0] = '\0';
+	if (n <= 0)
+		return err_set(e, ECHILD, "spore ended without a word: see %s/spore.log",
+			       l->vm.dir);
+	text[strcspn(text, "\n")] = '\0';
+	if (strncmp(at, "spore: ", 7) == 0)
+		at += 7;
+	/* The file is ours: it would tell nobody anything. */
+	if (strncmp(at, "config file ", 12) == 0 && strstr(at, CONFIG "': "))
+		at = strstr(at, CONFIG "': ") + strlen(CONFIG "': ");
+	return err_set(e, ECHILD, "%s", at);
+}
+
+static int write_config(const struct launch *l, const json_t *config, struct err *e)
+{
+	cleanup_free char *text = json_dumps(config, JSON_INDENT(2));
+
+	return text ? vms_write(&l->vm, CONFIG, text, e) : err_set(e, ENOMEM, "out of memory");
+}
+
+/* Answers when the guest runs; a spore that gives up hangs up instead. */
+static int wait_until_started(struct ctl *c, const struct launch *l, struct err *e)
+{
+	char socket[VMS_PATH_MAX];
+	struct http_call call = {.socket = socket, .method = "GET", .path = "/", .seconds = 120};
+
+	vms_path(&l->vm, "api.sock", socket);
+	if (http_call(c, &call, NULL, e) == 0)
+		return 0;
+	if (e->code == ETIMEDOUT)
+		return -e->code;
+	c->hint[0] = '\0';
+	waitpid(l->holder, NULL, 0); /* then all is said */
+	return spore_said(l, e);
+}
+
+static int start_holder(struct launch *l, char *const *command, struct holder_config *config,
+			struct err *e)
+{
+	char go;
+	int ready[2];
+	ssize_t n;
+
+	if (pipe2(ready, O_CLOEXEC) < 0)
+		return err_sys(e, "make a pipe");
+	config->ready_fd = ready[1];
+	config->command = command;
+	fflush(NULL);
+	l->holder = fork();
+	if (l->holder == 0) {
+		close(ready[0]);
+		holder_run(config);
+	}
+	close(ready[1]);
+	fd_close(&l->lock_fd); /* spore's from now on */
+	do
+		n = l->holder > 0 ? read(ready[0], &go, 1) : 0;
+	while (n < 0 && errno == EINTR);
+	close(ready[0]);
+	if (l->holder < 0) {
+		l->holder = 0;
+		return err_sys(e, "fork");
+	}
+	if (n == 1)
+		return 0;
+	waitpid(l->holder, NULL, 0);
+	return spore_said(l, e);
+}
+
+int launch_start(struct ctl *c, struct launch *l, const json_t *config, bool remove, struct err *e)
+{
+	char spore[512], socket[VMS_PATH_MAX], log[VMS_PATH_MAX], file[VMS_PATH_MAX];
+	struct holder_config h = {.vm = l->vm, .lock_fd = l->lock_fd, .remove = remove};
+	char *command[] = {
+		spore,	      "--id", l->vm.name,   "--api-sock", socket,
+		"--log-path", log,    "--ready-fd", h.ready,	  config ? "--config-file" : NULL,
+		file,	      NULL};
+	int r = config ? write_config(l, config, e) : 0;
+
+	find_spore(spore, sizeof(spore));
+	vms_path(&l->vm, "api.sock", socket);
+	vms_path(&l->vm, "spore.log", log);
+	vms_path(&l->vm, CONFIG, file);
+	if (r == 0)
+		r = start_holder(l, command, &h, e);
+	if (r == 0 && config)
+		r = wait_until_started(c, l, e);
+	if (r < 0)
+		launch_cancel(l);
+	return r;
+}
+
+/* A guest that has ended by itself needs no words. */
+static void explain_end(struct ctl *c, const struct launch *l, const struct console_end *end)
+{
+	struct err e;
+
+	if (end->status == 0 || end->status == 3)
+		return;
+	if (end->status > 128 && end->status < 128 + 32)
+		err_set(&e, EINTR, "microVM '%s' was ended by signal %d", l->vm.name,
+			end->status - 128);
+	else
+		err_set(&e, ECHILD, "microVM '%s' ended with status %d%s%s", l->vm.name,
+			end->status, end->reason[0] ? ": " : "", end->reason);
+	if (access(l->vm.dir, F_OK) == 0)
+		ctl_hint(c, "sporectl logs --spore %s", l->vm.name);
+	else
+		ctl_hint(c, "the same without --rm, then: sporectl logs --spore NAME");
+	ctl_fail(c, &e);
+}
+
+int launch_attend(struct ctl *c, const struct launch *l)
+{
+	struct console_end end;
+	struct err e;
+
+	if (console_attach(c, &l->vm, true, &end, &e) < 0)
+		return ctl_fail(c, &e);
+	if (end.how == CONSOLE_DETACHED)
+		ctl_note(
+			c,
+			"\n%s goes on. To attach: sporectl console %s; to end it: sporectl stop %s",
+			l->vm.name, l->vm.name, l->vm.name);
+	else
+		explain_end(c, l, &end);
+	return end.status;
+}

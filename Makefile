@@ -37,6 +37,11 @@ FORMATTED := $(wildcard vmm/base/*.[ch] virtio/*.[ch] vmm/*.[ch] snapshot/*.[ch]
 	virtio/lwip/*.h virtio/lwip/arch/*.h ctl/*.[ch] \
 	jailer/*.[ch] tests/*.[ch] tests/lib/*.[ch] tests/attack/*.[ch] tests/fuzz/*.[ch] tests/bench/*.[ch])
 
+# The guest's agent; sporectl shares the protocol with it.
+SRC_AGENT := $(wildcard ctl/agent/*.c)
+SRC_CTL   += ctl/agent/frame.c ctl/agent/tree.c
+FORMATTED += $(wildcard ctl/agent/*.[ch])
+
 # lwIP, from Debian's source package: what TCP over IPv4 needs of it, and the one file that uses it.
 LWIP      := $(B)/lwip
 SRC_LWIP  := $(addprefix lwip/,def inet_chksum init ip mem memp netif pbuf tcp tcp_in tcp_out \
@@ -166,6 +171,17 @@ $(B)/sporectl: $(SRC_CTL:%.c=$(B)/obj/%.o)
 	@$(CC) -pie $(filter-out -static-pie,$(HARDEN_L)) $^ -lcurl -ljansson -o $@.debug
 	@strip --strip-all $@.debug -o $@
 
+# For guests: small, and without libraries, so that it runs in any.
+AGENT_C := -isystem $(SYS)/include -Os -fno-pie -fno-asynchronous-unwind-tables -fstack-protector-strong \
+	-ffunction-sections -fdata-sections -Wno-conversion -Wno-sign-conversion -Wno-overflow
+$(eval $(call VARIANT,$(B)/agent,$(MUSL),$(AGENT_C),$(SYS)/libdeps.a))
+
+all: $(B)/spore-agent
+$(B)/spore-agent: $(SRC_AGENT:%.c=$(B)/agent/%.o)
+	@echo "  LD $@"
+	@$(MUSL) -static -no-pie -Wl,--gc-sections -Wl,--build-id $^ -o $@.debug
+	@strip --strip-all $@.debug -o $@
+
 $(B)/asan/spore: $(ASAN_OBJ)
 	@echo "  LD $@"
 	@$(CC) $(SAN) $^ $(LIBS) -o $@
@@ -279,6 +295,7 @@ install: all
 	install -D -m 0755 $(B)/sporectl $(DESTDIR)$(PREFIX)/bin/sporectl
 	install -D -m 0644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/spore/LICENSE
 	install -D -m 0644 README.md $(DESTDIR)$(PREFIX)/share/doc/spore/README.md
+	install -D -m 0755 $(B)/spore-agent $(DESTDIR)$(PREFIX)/lib/spore/spore-agent
 	install -D -m 0644 api-sock/openapi.yaml $(DESTDIR)$(PREFIX)/share/doc/spore/openapi.yaml
 
 clean:

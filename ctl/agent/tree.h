@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A file or directory over a connection, in frames ENTRY, DATA and DONE: the same code on both sides
+ * and in both directions. Files, directories and symbolic links are copied with mode and time of
+ * change; special files are left out and counted.
+ *
+ * Receiving, nothing that the other side says leads out of the target: paths are relative and
+ * without "..", each directory on the way is opened without following links, and what exists under
+ * a name is replaced, not written through. Only the target itself, which our user has named, may be
+ * a link or a device. One thread; blocking.
+ */
+#pragma once
+
+#include "ctl/agent/frame.h"
+
+/* What went wrong here: a positive errno, and what was tried. */
+struct tree_err {
+	int code;
+	char what[AGENT_PATH_MAX + 64];
+};
+
+/* Called now and then while something is copied: the path within the tree, and bytes so far. */
+typedef void tree_progress(void *opaque, const char *path, uint64_t bytes);
+
+/*
+ * Sends the file or directory `path` (a link is followed) to `sock`, and DONE. 0, or -errno with `e`
+ * filled; -ECANCELED when the other side said something meanwhile, which it does only when it has
+ * failed.
+ */
+int tree_send(int sock, const char *path, tree_progress *progress, void *opaque,
+	      struct tree_err *e);
+
+/* Receiving. `mode_mask` and `progress` are the caller's, set before tree_open(). */
+struct tree_in {
+	unsigned mode_mask; /* bits of a file's mode that are taken over */
+	tree_progress *progress;
+	void *opaque;
+	int top;  /* the directory, when the tree is one; or -1 */
+	int file; /* that is being written, or -1 */
+	bool begun;
+	uint32_t mode; /* of that file */
+	uint64_t mtime, bytes;
+	uint32_t left_out; /* special files, by DONE */
+	char target[AGENT_PATH_MAX];
+	char path[AGENT_PATH_MAX]; /* of the last entry */
+};
+
+/* The copy will be `path`, or, if that is a directory, `name` in it. 0 or -errno. */
+int tree_open(struct tree_in *t, const char *path, const char *name, struct tree_err *e);
+
+/* Takes one frame. 1 after DONE, 0, or -errno with `e` filled; -EPROTO: the other side is broken. */
+int tree_take(struct tree_in *t, const struct frame *f, struct tree_err *e);
+
+/* Closes what is open. */
+void tree_close(struct tree_in *t);
+
+/* Fills `e`. -errno, or -EIO if that is 0. */
+int tree_failed(struct tree_err *e, int code, const char *verb, const char *path);

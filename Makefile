@@ -39,7 +39,8 @@ FORMATTED := $(wildcard vmm/base/*.[ch] virtio/*.[ch] vmm/*.[ch] snapshot/*.[ch]
 
 # The guest's agent; sporectl shares the protocol with it.
 SRC_AGENT := $(wildcard ctl/agent/*.c)
-SRC_CTL   += ctl/agent/frame.c ctl/agent/tree.c
+SRC_PROTO := ctl/agent/frame.c ctl/agent/copy.c
+SRC_CTL   += $(SRC_PROTO)
 FORMATTED += $(wildcard ctl/agent/*.[ch])
 
 # lwIP, from Debian's source package: what TCP over IPv4 needs of it, and the one file that uses it.
@@ -198,6 +199,7 @@ $(B)/attack/spore: $(ATTACKED:%.c=$(B)/attack/%.o) $(B)/attack/tests/attack/atta
 	@$(call MUSL_L,$^) -o $@
 
 UNIT_SRC := $(SRC_TEST) jailer/filters.c jailer/args.c jailer/tree.c
+UNIT_SRC += $(SRC_PROTO) ctl/session.c
 
 $(B)/unit: $(UNIT_SRC:%.c=$(B)/obj/%.o) $(LIB_OBJ)
 	@echo "  LD $@"
@@ -236,6 +238,7 @@ e2e: all $(JAILED) $(GUESTS)
 FUZZ_SECONDS ?= 60
 FUZZERS := $(SRC_FUZZ:tests/fuzz/%.c=$(B)/fuzz/%)
 
+$(B)/fuzz/fuzz_agent: $(patsubst %.c,$(B)/fuzzobj/%.o,$(SRC_PROTO) ctl/session.c)
 $(B)/fuzz/%: $(B)/fuzzobj/tests/fuzz/%.o $(SRC_LIB:%.c=$(B)/fuzzobj/%.o) \
 		$(SRC_LWIP:%=$(B)/fuzzobj/%.o) \
 		$(patsubst %.c,$(B)/fuzzobj/%.o,$(wildcard tests/lib/*.c))

@@ -86,7 +86,8 @@ int agentio_connect(struct ctl *c, const char *path, uint64_t seconds, struct er
 		errno = -fd;
 		return err_sys(e, "connect to '%s'", path);
 	}
-	ctl_hint(c, "sporectl image build puts the agent into an image; --wait SECONDS waits longer");
+	ctl_hint(c,
+		 "sporectl image build puts the agent into an image; --wait SECONDS waits longer");
 	return err_set(e, ETIMEDOUT, "no agent answers in the guest");
 }
 
@@ -106,7 +107,8 @@ int agentio_greet(int fd, struct frame_in *in, uint64_t seconds, struct err *e)
 			continue;
 		r = frame_fill(in, fd);
 		if (r <= 0)
-			return err_set(e, ECONNRESET, "the guest's agent has closed the connection");
+			return err_set(e, ECONNRESET,
+				       "the guest's agent has closed the connection");
 	}
 	if (r < 0)
 		return err_set(e, EPROTO, "what listens in the guest is not spore's agent");

@@ -20,6 +20,9 @@ static const struct verb {
 	{"rm", "remove what is kept of microVMs that have ended", verb_rm},
 	{"pause", "halt the processors of microVMs", verb_pause},
 	{"resume", "let them go on", verb_resume},
+	{"exec", "run a command in the guest", verb_exec},
+	{"cp", "copy files into the guest or out of it", verb_cp},
+	{"identity", "make the guest of a clone somebody else", verb_identity},
 };
 
 static const char *verb_name(void *arg, unsigned i)

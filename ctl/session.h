@@ -20,9 +20,9 @@ enum session_event {
 	SESSION_BROKEN = -1, /* the agent breaks the protocol; the error says how */
 	SESSION_NOTHING,
 	SESSION_STARTED,
-	SESSION_OUTPUT, /* the frame's bytes are for standard output */
-	SESSION_ERRORS, /* or standard error */
-	SESSION_EXITED, /* `status` is what a shell would make of it */
+	SESSION_OUTPUT,	 /* the frame's bytes are for standard output */
+	SESSION_ERRORS,	 /* or standard error */
+	SESSION_EXITED,	 /* `status` is what a shell would make of it */
 	SESSION_REFUSED, /* it did not start; `code` is the errno, the error says why */
 };
 

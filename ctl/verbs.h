@@ -12,3 +12,6 @@ int verb_stop(struct ctl *c, int argc, char **argv);
 int verb_rm(struct ctl *c, int argc, char **argv);
 int verb_pause(struct ctl *c, int argc, char **argv);
 int verb_resume(struct ctl *c, int argc, char **argv);
+int verb_exec(struct ctl *c, int argc, char **argv);
+int verb_cp(struct ctl *c, int argc, char **argv);
+int verb_identity(struct ctl *c, int argc, char **argv);

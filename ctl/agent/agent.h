@@ -7,8 +7,8 @@
  */
 #pragma once
 
+#include "ctl/agent/copy.h"
 #include "ctl/agent/frame.h"
-#include "ctl/agent/tree.h"
 
 /* Serves one connection from HELLO to its end. */
 void serve(int sock);

@@ -130,6 +130,8 @@ static int open_ends(int ends[3])
 /* In the child. Returns only when something failed: what, with errno set. */
 static const char *become(const int ends[3])
 {
+	sigset_t none;
+
 	setsid();
 	for (int i = 0; i < 3; i++)
 		if (dup2(ends[i], i) < 0)
@@ -141,8 +143,11 @@ static const char *become(const int ends[3])
 	if ((req.uid || req.gid) &&
 	    (setgroups(1, &req.gid) < 0 || setgid(req.gid) < 0 || setuid(req.uid) < 0))
 		return "change the user";
-	signal(SIGPIPE, SIG_DFL);
-	signal(SIGCHLD, SIG_DFL);
+	/* Also what was ignored when the agent was started, which a shell could not trap. */
+	for (int sig = 1; sig < NSIG; sig++)
+		signal(sig, SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 	environ = req.env;
 	execvp(req.argv[0], req.argv);
 	return req.argv[0];

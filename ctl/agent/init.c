@@ -133,8 +133,10 @@ static void decode(char *s)
 	char *to = s;
 
 	for (; *s; s++) {
-		if (*s == '%' && hex(s[1]) >= 0 && hex(s[2]) >= 0) {
-			*to++ = (char)(hex(s[1]) << 4 | hex(s[2]));
+		int high = *s == '%' ? hex(s[1]) : -1, low = high >= 0 ? hex(s[2]) : -1;
+
+		if (low >= 0) {
+			*to++ = (char)(high * 16 + low);
 			s += 2;
 		} else {
 			*to++ = *s;

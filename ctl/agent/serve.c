@@ -40,18 +40,18 @@ static void serve_get(int sock, const struct frame *f)
 {
 	struct frame_cursor c = frame_open(f);
 	const char *path = frame_string(&c);
-	static struct tree_err e;
+	static struct copy_err e;
 
 	if (!frame_closed(&c))
 		return;
-	if (tree_send(sock, path, NULL, NULL, &e) < 0 && e.code)
+	if (copy_send(sock, path, NULL, NULL, &e) < 0 && e.code)
 		serve_error(sock, e.code, e.what);
 }
 
 static void serve_put(int sock, struct frame f)
 {
-	static struct tree_in t;
-	static struct tree_err e;
+	static struct copy_in t;
+	static struct copy_err e;
 	struct frame_cursor c = frame_open(&f);
 	const char *path = frame_string(&c), *name = frame_string(&c);
 	int r;
@@ -59,13 +59,13 @@ static void serve_put(int sock, struct frame f)
 	if (!frame_closed(&c))
 		return;
 	t.mode_mask = 07777;
-	r = tree_open(&t, path, name, &e);
+	r = copy_open(&t, path, name, &e);
 	while (r == 0) {
 		if (frame_wait(&in, sock, &f) < 0)
 			return;
-		r = tree_take(&t, &f, &e);
+		r = copy_take(&t, &f, &e);
 	}
-	tree_close(&t);
+	copy_close(&t);
 	if (r < 0)
 		serve_error(sock, e.code, e.what);
 	else

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "ctl/agent/tree.h"
+#include "ctl/agent/copy.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -20,7 +20,7 @@ static void append(char *to, size_t size, const char *s)
 	to[at + len] = '\0';
 }
 
-int tree_failed(struct tree_err *e, int code, const char *verb, const char *path)
+int copy_failed(struct copy_err *e, int code, const char *verb, const char *path)
 {
 	e->code = code > 0 ? code : EIO;
 	e->what[0] = '\0';
@@ -35,9 +35,9 @@ int tree_failed(struct tree_err *e, int code, const char *verb, const char *path
 
 struct sender {
 	int sock;
-	tree_progress *progress;
+	copy_progress *progress;
 	void *opaque;
-	struct tree_err *e;
+	struct copy_err *e;
 	uint32_t left_out;
 	uint64_t bytes;
 	const char *top;	   /* what the user has named, for messages */
@@ -47,7 +47,7 @@ struct sender {
 
 static int send_failed(struct sender *s, const char *verb)
 {
-	return tree_failed(s->e, errno, verb, s->path[0] ? s->path : s->top);
+	return copy_failed(s->e, errno, verb, s->path[0] ? s->path : s->top);
 }
 
 static int send_frame(struct sender *s, enum agent_frame type, const void *data, uint32_t len)
@@ -202,7 +202,7 @@ static int send_top(struct sender *s, int fd)
 	return r;
 }
 
-int tree_send(int sock, const char *path, tree_progress *progress, void *opaque, struct tree_err *e)
+int copy_send(int sock, const char *path, copy_progress *progress, void *opaque, struct copy_err *e)
 {
 	static struct sender s;
 	struct frame_out *o = &s.entry;
@@ -221,7 +221,7 @@ int tree_send(int sock, const char *path, tree_progress *progress, void *opaque,
 
 /* --- receiving --- */
 
-static int take_failed(struct tree_in *t, struct tree_err *e, const char *verb)
+static int take_failed(struct copy_in *t, struct copy_err *e, const char *verb)
 {
 	int code = errno;
 	char path[AGENT_PATH_MAX];
@@ -230,16 +230,16 @@ static int take_failed(struct tree_in *t, struct tree_err *e, const char *verb)
 	append(path, sizeof(path), t->target);
 	append(path, sizeof(path), t->path[0] ? "/" : "");
 	append(path, sizeof(path), t->path);
-	return tree_failed(e, code, verb, path);
+	return copy_failed(e, code, verb, path);
 }
 
-static int broken(struct tree_err *e, const char *what)
+static int broken(struct copy_err *e, const char *what)
 {
-	tree_failed(e, EPROTO, what, "");
+	copy_failed(e, EPROTO, what, "");
 	return -EPROTO;
 }
 
-int tree_open(struct tree_in *t, const char *path, const char *name, struct tree_err *e)
+int copy_open(struct copy_in *t, const char *path, const char *name, struct copy_err *e)
 {
 	size_t len = strlen(path);
 	struct stat st;
@@ -250,12 +250,12 @@ int tree_open(struct tree_in *t, const char *path, const char *name, struct tree
 	t->left_out = 0;
 	t->target[0] = t->path[0] = '\0';
 	if (len == 0 || len + 1 + strlen(name) >= sizeof(t->target))
-		return tree_failed(e, ENAMETOOLONG, "open", path);
+		return copy_failed(e, ENAMETOOLONG, "open", path);
 	memcpy(t->target, path, len + 1);
 	if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode) || !name[0])
 		return 0;
 	if (strchr(name, '/') || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-		return tree_failed(e, EINVAL, "no name for a copy:", name);
+		return copy_failed(e, EINVAL, "no name for a copy:", name);
 	append(t->target, sizeof(t->target), path[len - 1] == '/' ? "" : "/");
 	append(t->target, sizeof(t->target), name);
 	return 0;
@@ -277,7 +277,7 @@ static bool is_relative(const char *s)
 }
 
 /* Opens the directory that the last entry is in, and finds its name there. An fd or -1, errno set. */
-static int open_parent(struct tree_in *t, const char **name)
+static int open_parent(struct copy_in *t, const char **name)
 {
 	int dir = fcntl(t->top, F_DUPFD_CLOEXEC, 0);
 	const char *s = t->path;
@@ -311,7 +311,7 @@ static int open_directory(int at, const char *name, unsigned mode, int flags)
 	return fd;
 }
 
-static int take_top(struct tree_in *t, unsigned kind, struct tree_err *e)
+static int take_top(struct copy_in *t, unsigned kind, struct copy_err *e)
 {
 	if (kind == AGENT_DIRECTORY) {
 		t->top = open_directory(AT_FDCWD, t->target, t->mode, 0);
@@ -323,7 +323,7 @@ static int take_top(struct tree_in *t, unsigned kind, struct tree_err *e)
 	return t->file < 0 ? take_failed(t, e, "create") : 0;
 }
 
-static int take_child(struct tree_in *t, unsigned kind, const char *link, struct tree_err *e)
+static int take_child(struct copy_in *t, unsigned kind, const char *link, struct copy_err *e)
 {
 	const char *name;
 	int dir, fd, r = 0;
@@ -349,11 +349,12 @@ static int take_child(struct tree_in *t, unsigned kind, const char *link, struct
 	return r;
 }
 
-static int take_entry(struct tree_in *t, const struct frame *f, struct tree_err *e)
+static int take_entry(struct copy_in *t, const struct frame *f, struct copy_err *e)
 {
 	struct frame_cursor c = frame_open(f);
 	unsigned kind = (unsigned)frame_number(&c, 1);
 	const char *path, *link;
+	int r;
 
 	t->mode = (uint32_t)frame_number(&c, 4) & 07777 & t->mode_mask;
 	t->mtime = frame_number(&c, 8);
@@ -367,12 +368,13 @@ static int take_entry(struct tree_in *t, const struct frame *f, struct tree_err 
 	memcpy(t->path, path, strlen(path) + 1);
 	if (t->begun)
 		return take_child(t, kind, link, e);
-	t->begun = true;
-	return take_top(t, kind, e);
+	r = take_top(t, kind, e);
+	t->begun = r == 0;
+	return r;
 }
 
 /* Mode and time come last: writing changes the time and takes bits of the mode away. */
-static int finish_file(struct tree_in *t, struct tree_err *e)
+static int finish_file(struct copy_in *t, struct copy_err *e)
 {
 	struct timespec times[2] = {
 		{.tv_nsec = UTIME_OMIT},
@@ -393,7 +395,7 @@ static int finish_file(struct tree_in *t, struct tree_err *e)
 	return r;
 }
 
-static int take_data(struct tree_in *t, const struct frame *f, struct tree_err *e)
+static int take_data(struct copy_in *t, const struct frame *f, struct copy_err *e)
 {
 	uint32_t done = 0;
 
@@ -416,7 +418,7 @@ static int take_data(struct tree_in *t, const struct frame *f, struct tree_err *
 	return 0;
 }
 
-int tree_take(struct tree_in *t, const struct frame *f, struct tree_err *e)
+int copy_take(struct copy_in *t, const struct frame *f, struct copy_err *e)
 {
 	struct frame_cursor c = frame_open(f);
 
@@ -435,7 +437,7 @@ int tree_take(struct tree_in *t, const struct frame *f, struct tree_err *e)
 	}
 }
 
-void tree_close(struct tree_in *t)
+void copy_close(struct copy_in *t)
 {
 	if (t->file >= 0)
 		close(t->file);

@@ -14,26 +14,26 @@
 #include "ctl/agent/frame.h"
 
 /* What went wrong here: a positive errno, and what was tried. */
-struct tree_err {
+struct copy_err {
 	int code;
 	char what[AGENT_PATH_MAX + 64];
 };
 
 /* Called now and then while something is copied: the path within the tree, and bytes so far. */
-typedef void tree_progress(void *opaque, const char *path, uint64_t bytes);
+typedef void copy_progress(void *opaque, const char *path, uint64_t bytes);
 
 /*
  * Sends the file or directory `path` (a link is followed) to `sock`, and DONE. 0, or -errno with `e`
  * filled; -ECANCELED when the other side said something meanwhile, which it does only when it has
  * failed.
  */
-int tree_send(int sock, const char *path, tree_progress *progress, void *opaque,
-	      struct tree_err *e);
+int copy_send(int sock, const char *path, copy_progress *progress, void *opaque,
+	      struct copy_err *e);
 
-/* Receiving. `mode_mask` and `progress` are the caller's, set before tree_open(). */
-struct tree_in {
+/* Receiving. `mode_mask` and `progress` are the caller's, set before copy_open(). */
+struct copy_in {
 	unsigned mode_mask; /* bits of a file's mode that are taken over */
-	tree_progress *progress;
+	copy_progress *progress;
 	void *opaque;
 	int top;  /* the directory, when the tree is one; or -1 */
 	int file; /* that is being written, or -1 */
@@ -46,13 +46,13 @@ struct tree_in {
 };
 
 /* The copy will be `path`, or, if that is a directory, `name` in it. 0 or -errno. */
-int tree_open(struct tree_in *t, const char *path, const char *name, struct tree_err *e);
+int copy_open(struct copy_in *t, const char *path, const char *name, struct copy_err *e);
 
 /* Takes one frame. 1 after DONE, 0, or -errno with `e` filled; -EPROTO: the other side is broken. */
-int tree_take(struct tree_in *t, const struct frame *f, struct tree_err *e);
+int copy_take(struct copy_in *t, const struct frame *f, struct copy_err *e);
 
 /* Closes what is open. */
-void tree_close(struct tree_in *t);
+void copy_close(struct copy_in *t);
 
 /* Fills `e`. -errno, or -EIO if that is 0. */
-int tree_failed(struct tree_err *e, int code, const char *verb, const char *path);
+int copy_failed(struct copy_err *e, int code, const char *verb, const char *path);

@@ -108,7 +108,7 @@ void session_clean(uint8_t *data, size_t len, bool *lead)
 		bool second = *lead && data[i] >= 0x80 && data[i] <= 0x9f;
 
 		*lead = data[i] == 0xc2;
-		if (second || (data[i] < 0x20 && !strchr("\t\n\r", data[i])) || data[i] == 0x7f)
+		if (second || (data[i] < 0x20 && !memchr("\t\n\r", data[i], 3)) || data[i] == 0x7f)
 			data[i] = '?';
 	}
 }

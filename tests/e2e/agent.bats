@@ -166,7 +166,7 @@ soon() {
 
 @test "sporectl ends when the agent is killed" {
 	agent
-	sporectl exec -w "$PWD" ./v.sock sh -c 'echo $PPID >agent; sleep 1000' 2>err 3>&- &
+	sporectl exec -w "$PWD" ./v.sock sh -c 'echo $PPID >agent; exec sleep 20' 2>err 3>&- &
 	soon test -s agent
 	kill -KILL "$(cat agent)"
 	status=0

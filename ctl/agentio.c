@@ -86,8 +86,7 @@ int agentio_connect(struct ctl *c, const char *path, uint64_t seconds, struct er
 		errno = -fd;
 		return err_sys(e, "connect to '%s'", path);
 	}
-	ctl_hint(c,
-		 "sporectl image build puts the agent into an image; --wait SECONDS waits longer");
+	ctl_hint(c, "start spore-agent in the guest: docs/agent.md; --wait SECONDS waits longer");
 	return err_set(e, ETIMEDOUT, "no agent answers in the guest");
 }
 

@@ -20,9 +20,15 @@ static const struct verb {
 	{"rm", "remove what is kept of microVMs that have ended", verb_rm},
 	{"pause", "halt the processors of microVMs", verb_pause},
 	{"resume", "let them go on", verb_resume},
+	{"snapshot", "write the state of one into a directory", verb_snapshot},
+	{"restore", "start one from such a directory", verb_restore},
+	{"clone", "start several from it, in the background", verb_clone},
+	{"events", "what happens to one, as JSON lines", verb_events},
+	{"metrics", "the counters of one, as Prometheus reads them", verb_metrics},
 	{"exec", "run a command in the guest", verb_exec},
 	{"cp", "copy files into the guest or out of it", verb_cp},
 	{"identity", "make the guest of a clone somebody else", verb_identity},
+	{"doctor", "look whether this machine has what microVMs need", verb_doctor},
 };
 
 static const char *verb_name(void *arg, unsigned i)

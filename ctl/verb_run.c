@@ -15,17 +15,17 @@ struct args {
 	const char *name, *config, *kernel, *initrd, *rootfs, *overlay, *cmdline, *append, *vsock;
 	struct ctl_list drives, taps;
 	uint64_t cpus, memory, cid;
-	bool read_only, no_vsock, track_dirty, live, detach, rm;
+	bool read_only, no_vsock, track_dirty, detach, rm;
 };
 
 #define AT(member) offsetof(struct args, member)
 static const struct ctl_option options[] = {
 	{"name", 'n', CTL_TEXT, AT(name), "NAME", "of the microVM [vm1, vm2...]"},
 	{"kernel", 'k', CTL_TEXT, AT(kernel), "PATH",
-	 "vmlinux or bzImage [that of 'sporectl kernel']"},
+	 "vmlinux or bzImage [default/kernel in the cache]"},
 	{"initrd", 'i', CTL_TEXT, AT(initrd), "PATH", "initial RAM disk"},
 	{"rootfs", 'r', CTL_TEXT, AT(rootfs), "PATH",
-	 "image of the root file system [that of 'sporectl image']"},
+	 "image of the root file system [default/rootfs in the cache]"},
 	{"read-only", 0, CTL_FLAG, AT(read_only), NULL, "the root file system cannot be written"},
 	{"overlay", 'o', CTL_TEXT, AT(overlay), "PATH",
 	 "what is written to the root goes to this file; the image may be shared"},
@@ -41,7 +41,6 @@ static const struct ctl_option options[] = {
 	{"no-vsock", 0, CTL_FLAG, AT(no_vsock), NULL, "no vsock device: no exec, no cp"},
 	{"track-dirty", 0, CTL_FLAG, AT(track_dirty), NULL,
 	 "log written pages, for snapshot --diff"},
-	{"live-snapshots", 0, CTL_FLAG, AT(live), NULL, "allow snapshot --live"},
 	{"config", 0, CTL_TEXT, AT(config), "FILE",
 	 "a config file of spore or Firecracker to begin with; other options change it"},
 	{"detach", 'd', CTL_FLAG, AT(detach), NULL, "leave it in the background, print its name"},
@@ -119,7 +118,7 @@ static int add_boot(struct ctl *c, const struct args *a, json_t *root, struct er
 		json_sprintf("%s%s%s", line, a->append ? " " : "", a->append ? a->append : ""));
 	if (json_object_get(boot, "kernel_image_path"))
 		return 0;
-	ctl_hint(c, "sporectl kernel --help, or: sporectl run --kernel PATH");
+	ctl_hint(c, "sporectl run --kernel PATH; make demo builds one in build/guest");
 	return err_set(e, ENOENT, "no kernel: none was named, and none is in the cache");
 }
 
@@ -164,8 +163,6 @@ static void add_machine(const struct args *a, json_t *root)
 				    json_integer((json_int_t)(a->memory >> 20)));
 	if (a->track_dirty)
 		json_object_set_new(machine, "track_dirty_pages", json_true());
-	if (a->live)
-		json_object_set_new(machine, "live_snapshots", json_true());
 }
 
 static void add_devices(const struct args *a, const struct vms_vm *vm, json_t *root)

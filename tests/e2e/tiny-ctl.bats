@@ -63,8 +63,8 @@ advises() {
 	advises "sporectl ps" pss
 	advises "--json" ps --jsn
 	advises "sporectl console web" run -n web -k "$GUEST/echo.elf"
-	advises "sporectl kernel" run
-	advises "sporectl kernel" run -k /nonexistent
+	advises "sporectl run --kernel" run
+	advises "ls -l KERNEL" run -k /nonexistent
 	advises "vmlinux" run -k /etc/passwd
 	advises "ls -l" run -k "$GUEST/echo.elf" -r /nonexistent
 	advises "sporectl console web" console wbe
@@ -74,4 +74,46 @@ advises() {
 	advises "sporectl rm web" run -n web -k "$GUEST/echo.elf"
 	advises "sporectl logs web" pause web
 	SPORE=/nonexistent advises "SPORE" run -k "$GUEST/echo.elf"
+}
+
+# told TEXT: the console of e says it (the guest echoes what it is told).
+told() {
+	for _ in $(seq 200); do
+		"$CTL" logs "$1" | grep -qF -- "$2" && return
+		sleep 0.05
+	done
+	fail "$1 never said $2: $("$CTL" logs "$1")"
+}
+
+@test "snapshot, restore, clone: paused and live" {
+	"$CTL" run -d -n e -k "$GUEST/echo.elf" --track-dirty
+	told e ready
+	"$CTL" snapshot e "$BATS_TEST_TMPDIR/full"
+	"$CTL" snapshot --live e "$BATS_TEST_TMPDIR/live"
+	[ "$("$CTL" snapshot --json --diff e "$BATS_TEST_TMPDIR/diff" | jq -r '.state')" = "$BATS_TEST_TMPDIR/diff/state" ]
+	[ "$("$CTL" ps --json | jq -r '.[0].state')" = running ]
+	"$SPORE" --describe-snapshot "$BATS_TEST_TMPDIR/diff/state" | grep -qx "type Diff"
+	for which in full live; do
+		[ "$(printf 'xyq' | "$CTL" restore --rm "$BATS_TEST_TMPDIR/$which")" = xy ]
+	done
+	[ "$("$CTL" restore -d -n p --paused "$BATS_TEST_TMPDIR/full")" = p ]
+	[ "$("$CTL" ps --json | jq -r '.[] | select(.name == "p") | .state')" = paused ]
+	"$CTL" clone --json --rm -c 4 -n c "$BATS_TEST_TMPDIR/live" | jq -e 'map(.name) == ["c-1", "c-2", "c-3", "c-4"] and all(.state == "running")'
+	# The second of a name that is in use is reported; its siblings live.
+	run "$CTL" clone -c 5 -n c "$BATS_TEST_TMPDIR/live"
+	[ "$status" = 1 ]
+	[ "$("$CTL" ps -q | grep -c "^c-")" = 5 ]
+	advises "sporectl snapshot" restore /nonexistent
+	advises "sporectl snapshot" clone "$BATS_TEST_TMPDIR"
+	"$CTL" stop --now $("$CTL" ps -q)
+}
+
+@test "events, metrics, doctor" {
+	"$CTL" run -d -n e -k "$GUEST/echo.elf"
+	[ "$("$CTL" events --until started e | jq -r .event)" = started ]
+	"$CTL" metrics e | grep -q "^spore_"
+	advises "sporectl ps" metrics nobody
+	"$CTL" doctor --json | jq -e 'length == 8 and (.[0] | .check == "/dev/kvm" and .state == "ok") and
+		all(.[]; .state == "ok" or (.cost and .fix))'
+	"$CTL" stop --now e
 }

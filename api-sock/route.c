@@ -156,24 +156,6 @@ static const char *why_missing(enum http_verb verb, const char *path)
 	return NULL;
 }
 
-static int check_request(const struct api *api, const struct route *route,
-			 const struct http_request *req, const char *id, struct err *e)
-{
-	int r = id ? body_check_id(id, CONFIG_ID_MAX, e) : 0;
-
-	if (r == 0)
-		r = action_check_phase(api, route->phases, e);
-	if (r < 0)
-		return r;
-	if (route->verb == DELETE && req->body_len)
-		return err_set(e, EINVAL, "Empty Delete request.");
-	if (!route->body && req->body_len)
-		return err_set(e, EINVAL, "%s request cannot have a body.", req->method);
-	if (route->body && !req->body_len && !route->body->may_miss)
-		return err_set(e, EINVAL, "Empty %s request.", req->method);
-	return 0;
-}
-
 /*
  * What is done before the start is about the microVM, and nothing of it may be there when a snapshot
  * is loaded: a request that was refused counts too, as with Firecracker.
@@ -185,6 +167,28 @@ static bool configures_machine(const struct route *r)
 	return r->phases == PHASE_BEFORE && r->action != action_put_logger &&
 	       r->action != action_put_metrics && r->action != action_put_serial &&
 	       r->action != action_put_cpu_config && r->action != action_put_snapshot_load;
+}
+
+static int check_request(const struct api *api, const struct route *route,
+			 const struct http_request *req, const char *id, struct err *e)
+{
+	int r = id ? body_check_id(id, CONFIG_ID_MAX, e) : 0;
+
+	if (r == 0)
+		r = action_check_phase(api, route->phases, e);
+	if (r == 0 && api->vm->shell && configures_machine(route))
+		r = err_set(e, EINVAL,
+			    "This process is a shell (--shell): its microVM comes from PUT "
+			    "/snapshot/load.");
+	if (r < 0)
+		return r;
+	if (route->verb == DELETE && req->body_len)
+		return err_set(e, EINVAL, "Empty Delete request.");
+	if (!route->body && req->body_len)
+		return err_set(e, EINVAL, "%s request cannot have a body.", req->method);
+	if (route->body && !req->body_len && !route->body->may_miss)
+		return err_set(e, EINVAL, "Empty %s request.", req->method);
+	return 0;
 }
 
 static int run(struct api *api, const struct route *route, const struct http_request *req,
@@ -199,7 +203,7 @@ static int run(struct api *api, const struct route *route, const struct http_req
 		call->bad_body = !body;
 		r = body ? 0 : -EINVAL;
 	}
-	if (configures_machine(route))
+	if (configures_machine(route) && !api->vm->shell)
 		api->configured = true;
 	if (r == 0)
 		r = route->action(api, call, e);

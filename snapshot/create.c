@@ -25,6 +25,7 @@ void snapshot_history_finish(struct snapshot_history *h)
 	fd_close(&h->handler);
 	pageset_finish(&h->reported);
 	live_abandon(h->live);
+	snapshot_cool(h);
 	workset_end(h->workset);
 	snapshot_history_init(h);
 }

@@ -112,21 +112,29 @@ static int parse(struct snapfile *f, struct err *e)
 	return 0;
 }
 
-int snapfile_parse(struct snapfile *f, uint8_t *buf, size_t len, struct err *e)
+static int parse_all(struct snapfile *f, struct err *e)
 {
-	int r;
+	int r = parse(f, e);
 
-	*f = (struct snapfile){.buf = buf, .len = len};
-	r = parse(f, e);
 	if (r < 0)
 		snapfile_finish(f);
 	return r;
 }
 
+int snapfile_parse(struct snapfile *f, uint8_t *buf, size_t len, struct err *e)
+{
+	*f = (struct snapfile){.buf = buf, .len = len};
+	return parse_all(f, e);
+}
+
 int snapfile_read(struct snapfile *f, int fd, struct err *e)
 {
+	return snapfile_read_to(f, fd, NULL, 0, e);
+}
+
+int snapfile_read_to(struct snapfile *f, int fd, uint8_t *room, size_t len, struct err *e)
+{
 	int64_t size = fd_size(fd);
-	uint8_t *buf;
 	int r;
 
 	*f = (struct snapfile){0};
@@ -134,21 +142,24 @@ int snapfile_read(struct snapfile *f, int fd, struct err *e)
 		return err_set(e, (int)-size, "size: %s", strerror((int)-size));
 	if ((uint64_t)size > SNAPFILE_SIZE_MAX)
 		return err_set(e, EFBIG, "%lld bytes are no snapshot's state", (long long)size);
-	buf = malloc((size_t)size + 1); /* malloc(0) may be NULL */
-	if (!buf)
+	f->borrowed = room && (uint64_t)size <= len;
+	f->len = (size_t)size;
+	f->buf = f->borrowed ? room : malloc(f->len + 1); /* malloc(0) may be NULL */
+	if (!f->buf)
 		return err_set(e, ENOMEM, "out of memory");
-	r = fd_pread_full(fd, buf, (size_t)size, 0);
+	r = fd_pread_full(fd, f->buf, f->len, 0);
 	if (r < 0) {
-		free(buf);
+		snapfile_finish(f);
 		return err_set(e, -r, "read: %s", strerror(-r));
 	}
-	return snapfile_parse(f, buf, (size_t)size, e);
+	return parse_all(f, e);
 }
 
 void snapfile_finish(struct snapfile *f)
 {
 	free(f->section);
-	free(f->buf);
+	if (!f->borrowed)
+		free(f->buf);
 	*f = (struct snapfile){0};
 }
 

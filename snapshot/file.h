@@ -31,7 +31,8 @@ struct snapfile_section {
 };
 
 struct snapfile {
-	uint8_t *buf; /* owned */
+	uint8_t *buf; /* owned, unless it is borrowed */
+	bool borrowed;
 	size_t len;
 	struct snapfile_section *section; /* owned; in the order of the file */
 	unsigned count;
@@ -39,6 +40,8 @@ struct snapfile {
 
 /* Reads and checks the whole file. The messages do not name it. 0 or -errno with `e` filled. */
 int snapfile_read(struct snapfile *f, int fd, struct err *e);
+/* The same into `room` (borrowed), if the file fits into its `len` bytes. */
+int snapfile_read_to(struct snapfile *f, int fd, uint8_t *room, size_t len, struct err *e);
 /* The same from memory. Takes `buf` (from malloc), also when it fails. */
 int snapfile_parse(struct snapfile *f, uint8_t *buf, size_t len, struct err *e);
 void snapfile_finish(struct snapfile *f);

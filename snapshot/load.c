@@ -2,7 +2,8 @@
 /*
  * The order of a restore, and why it is this one.
  *
- *  1. The state file is read and judged as a whole, before anything is made of it. Then the
+ *  1. The state file is read and judged as a whole, before anything is made of it, and whether it fits
+ *     the shell, if this is one (vmm/shell.h): then 3 and the vCPUs are there. Then the
  *     configuration in it is applied, as if the API had been asked for each piece: that opens
  *     drives and network devices and refuses what cannot be.
  *  2. Memory is mapped: one call, whatever its size. No page is read but a few that tell whether
@@ -18,9 +19,13 @@
  *  7. Interrupt controllers and clock. An IOAPIC that is set delivers what is pending in it to the
  *     local APICs, so not before 6. The clock behind the vCPUs' MSRs, which turn it on.
  *  8. VMGenID and VMClock change, and the guest is told by an interrupt (vmm/identity.h): not before
- *     7, which would overwrite it. Then threads, parked, and filters. Nothing can fail any more.
+ *     7, which would overwrite it. Then threads, parked.
  *  9. Every queue is served once and every interrupt that is due raised again: what was in the air
  *     when the state was saved (virtio/mmio_state.h, vmm/kvm_state.h).
+ * 10. The main thread puts itself under its filter, and lets the vCPUs run if they are to. In a shell
+ *     it is the other way round, since their threads have found a processor of their own by then:
+ *     those that are new share the main thread's and would wait. It looks at nothing that they do
+ *     before.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -32,6 +37,7 @@
 #include "snapshot/workset.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/shell.h"
 
 /* One load on its way. */
 struct load {
@@ -39,6 +45,7 @@ struct load {
 	struct snapshot_history *h;
 	const struct snapshot_load_params *p;
 	struct state state;
+	struct state_room room; /* owned; or all zero */
 	struct vm_machine *m;
 	struct x86_host host;
 	uint64_t last_ns;
@@ -52,15 +59,80 @@ static uint64_t lap_us(struct load *l)
 	return us;
 }
 
+/* --- before it is known what will be loaded --- */
+
+#define ROOM_LEN   KIB(64)
+#define ROOM_VCPUS 4u /* more of them are made when they are needed */
+
+static void load_free(struct load *l)
+{
+	if (!l)
+		return;
+	free(l->room.buf);
+	free(l->room.vcpu);
+	free(l);
+}
+
+/* Each page that is touched now is a page fault less then. */
+static void *touched(size_t len)
+{
+	volatile uint8_t *p = calloc(1, len);
+
+	for (size_t i = 0; p && i < len; i += GMEM_PAGE)
+		p[i] = 0;
+	return (void *)(uintptr_t)p;
+}
+
+int snapshot_warm(struct snapshot_history *h, unsigned vcpus, struct err *e)
+{
+	struct load *l = touched(sizeof(*l));
+
+	h->warm = l;
+	vcpus = MIN(vcpus, ROOM_VCPUS);
+	if (l)
+		l->room = (struct state_room){.buf = touched(ROOM_LEN),
+					      .len = ROOM_LEN,
+					      .vcpu = touched(vcpus * sizeof(*l->room.vcpu)),
+					      .vcpus = vcpus};
+	return l && l->room.buf && l->room.vcpu ? 0 : err_set(e, ENOMEM, "out of memory");
+}
+
+void snapshot_cool(struct snapshot_history *h)
+{
+	load_free(TAKE(h->warm));
+}
+
+/* --- files --- */
+
 static int read_state(struct load *l, struct err *e)
 {
 	cleanup_fd int fd = fd_open_file(l->p->snapshot_path, O_RDONLY, false, e);
 
 	if (fd < 0)
 		return fd;
-	if (state_read(&l->state, fd, e) < 0)
+	if (state_read(&l->state, fd, &l->room, e) < 0)
 		return err_wrap(e, "state file '%s'", l->p->snapshot_path);
 	return 0;
+}
+
+/* A shell that does not fit stays one. */
+static int check_shell(const struct load *l, struct err *e)
+{
+	struct shell_need need = {
+		.vcpus = l->state.meta.vcpus,
+		.mem_size = l->state.meta.mem_size,
+		.pit = l->state.kvm.pit,
+	};
+
+	for (unsigned i = 0; i < l->state.virtio_count; i++)
+		need.hotplug |= l->state.virtio[i].type == VIRTIO_ID_MEM;
+	return l->vm->shell ? shell_fits(l->vm, &need, e) : 0;
+}
+
+static int take_machine(struct load *l, struct err *e)
+{
+	l->m = l->vm->shell ? TAKE(l->vm->shell) : machine_create(l->vm, e);
+	return l->m ? 0 : -ENOMEM;
 }
 
 static int configure(struct load *l, struct err *e)
@@ -117,7 +189,8 @@ static int map_file(struct load *l, const struct gmem_region *ram, unsigned coun
 
 	if (fd < 0)
 		return fd;
-	r = gmem_init_file(&l->m->mem, ram, count, fd, e);
+	r = l->m->warm ? gmem_back_file(&l->m->mem, fd, e)
+		       : gmem_init_file(&l->m->mem, ram, count, fd, e);
 	if (r == 0) {
 		r = memory_check_probes(l->m->mem.fd, meta->probe, meta->probes);
 		if (r < 0)
@@ -129,10 +202,11 @@ static int map_file(struct load *l, const struct gmem_region *ram, unsigned coun
 static int map_lazily(struct load *l, const struct gmem_region *ram, unsigned count, struct err *e)
 {
 	enum huge_pages pages = l->vm->config.machine.huge_pages;
-	int r = gmem_init(&l->m->mem, ram, count,
-			  pages == HUGE_PAGES_2M ? GMEM_HUGETLB_2M : GMEM_ANON,
-			  pages == HUGE_PAGES_TRANSPARENT, e);
+	int r = l->m->warm ? 0 : gmem_reserve(&l->m->mem, ram, count, e);
 
+	if (r == 0)
+		r = gmem_back(&l->m->mem, pages == HUGE_PAGES_2M ? GMEM_HUGETLB_2M : GMEM_ANON,
+			      pages == HUGE_PAGES_TRANSPARENT, e);
 	if (r < 0)
 		return r;
 	l->h->lazy = true;
@@ -163,7 +237,9 @@ static int compare_host(struct load *l, struct err *e)
 	const struct x86_topology t = {.vcpus = c->vcpu_count, .smt = c->smt};
 	int r = kvm_state_check(&l->state.kvm, c->pit, e);
 
-	if (r < 0 || l->state.meta.host == x86_host_fingerprint(&l->m->kvm))
+	if (!l->m->host)
+		l->m->host = x86_host_fingerprint(&l->m->kvm);
+	if (r < 0 || l->state.meta.host == l->m->host)
 		return r;
 	r = x86_host_init(&l->host, &l->m->kvm, e);
 	/* All vCPUs have the same features. */
@@ -202,8 +278,11 @@ static int restore_devices(struct load *l, struct err *e)
 static int restore_vcpus(struct load *l, struct err *e)
 {
 	struct vm_machine *m = l->m;
-	int r = vcpu_set_init(&m->vcpus, &m->kvm, m->vcpu, l->state.meta.vcpus, &m->pio, &m->mmio,
-			      e);
+	int r = 0;
+
+	if (!m->warm)
+		r = vcpu_set_init(&m->vcpus, &m->kvm, m->vcpu, l->state.meta.vcpus, &m->pio,
+				  &m->mmio, e);
 
 	for (unsigned i = 0; r == 0 && i < l->state.meta.vcpus; i++)
 		r = x86_state_restore(&l->state.vcpu[i], &m->vcpu[i], e);
@@ -231,13 +310,14 @@ static int build(struct load *l, struct err *e)
 	*t = (struct vm_times){.begin_us = l->last_ns / 1000};
 	r = read_state(l, e);
 	if (r == 0)
+		r = check_shell(l, e);
+	if (r == 0)
+		r = take_machine(l, e);
+	if (r == 0)
 		r = configure(l, e);
 	t->state_us = lap_us(l);
-	if (r < 0)
+	if (r != 0)
 		return r;
-	l->m = machine_create(l->vm, e);
-	if (!l->m)
-		return -ENOMEM;
 	r = build_memory(l, e);
 	/* As early as can be: it goes on while all the rest is done. */
 	if (r == 0 && l->p->working_set && l->p->backend == SNAPSHOT_BACKEND_FILE)
@@ -261,6 +341,8 @@ static int build(struct load *l, struct err *e)
 		r = machine_park(l->m, e);
 	if (r == 0)
 		raise_again(l);
+	if (r == 0 && !l->m->warm)
+		r = machine_confine(l->m, e);
 	t->run_us = lap_us(l);
 	t->total_us = l->last_ns / 1000 - t->begin_us;
 	return r;
@@ -286,11 +368,12 @@ static void say(const struct vm_times *t)
 int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapshot_load_params *p,
 		  struct err *e)
 {
-	struct load *l = calloc(1, sizeof(*l));
+	struct load *l = h->warm ? h->warm : calloc(1, sizeof(*l));
 	int r;
 
 	if (!l)
 		return err_set(e, ENOMEM, "out of memory");
+	h->warm = NULL;
 	l->vm = vm;
 	l->h = h;
 	l->p = p;
@@ -298,8 +381,12 @@ int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapsh
 	if (r == 0) {
 		vm->machine = l->m;
 		vm->phase = VM_PAUSED;
-		remember(l);
 		workset_built(h->workset);
+		if (p->resume)
+			vm_let_go(vm);
+		if (l->m->warm)
+			r = machine_confine(l->m, e);
+		remember(l);
 		say(&vm->times);
 	} else {
 		/* Its thread looks into guest memory. */
@@ -309,6 +396,8 @@ int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapsh
 		snapshot_history_finish(h);
 	}
 	state_finish(&l->state);
-	free(l);
+	if (vm->shell)
+		h->warm = TAKE(l);
+	load_free(l);
 	return r;
 }

@@ -17,10 +17,15 @@ struct snapshot_history {
 	struct pageset reported;    /* without tracking: pages that diffs since the load had */
 	struct workset *workset;    /* snapshot/workset.h; or NULL */
 	struct snapshot_live *live; /* one that is being written while the guest runs; or NULL */
+	struct load *warm;	    /* snapshot_warm(); or NULL */
 };
 
 void snapshot_history_init(struct snapshot_history *h);
 void snapshot_history_finish(struct snapshot_history *h);
+/* In a shell (vmm/shell.h): memory that the load will need is there before it, and touched. */
+int snapshot_warm(struct snapshot_history *h, unsigned vcpus, struct err *e);
+/* Takes that back. */
+void snapshot_cool(struct snapshot_history *h);
 
 struct snapshot_report;
 
@@ -77,6 +82,7 @@ struct snapshot_load_params {
 	const char *working_set; /* snapshot/workset.h; NULL: none. Backend File only */
 	unsigned working_set_ms; /* of running that are recorded */
 	bool clock_realtime;
+	bool resume; /* let it run as soon as it can; the caller has to tell of it */
 	enum snapshot_pages huge_pages;
 	/* Fills vm->config from the text that snapshot_create() was given. */
 	int (*configure)(void *arg, const char *text, size_t len, struct err *e);
@@ -84,8 +90,9 @@ struct snapshot_load_params {
 };
 
 /*
- * Builds the machine of a snapshot in a VM that was not started or configured; it is paused then.
- * On failure the configuration may be filled in part: the process is of no use any more.
+ * Builds the machine of a snapshot in a VM that was not started or configured, or puts it into vm->shell;
+ * it is paused then unless it is to be resumed, and filters are in force. On failure the configuration may be filled in part:
+ * the process is of no use any more, unless vm->shell is still there.
  */
 int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapshot_load_params *p,
 		  struct err *e);

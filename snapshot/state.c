@@ -235,14 +235,15 @@ static int read_machine(struct state *s, struct err *e)
 	return r;
 }
 
-static int read_vcpus(struct state *s, struct err *e)
+static int read_vcpus(struct state *s, const struct state_room *room, struct err *e)
 {
 	/* What depends on the host is looked at when there is a VM: see snapshot/load.c. */
 	const struct x86_topology none = {.vcpus = s->meta.vcpus};
 	int r = 0;
 
 	/* Not cleared: a few KiB of each are used. Beyond what is read nothing is looked at. */
-	s->vcpu = calloc(s->meta.vcpus, sizeof(*s->vcpu));
+	s->borrowed_vcpu = room && s->meta.vcpus <= room->vcpus;
+	s->vcpu = s->borrowed_vcpu ? room->vcpu : calloc(s->meta.vcpus, sizeof(*s->vcpu));
 	if (!s->vcpu)
 		return err_set(e, ENOMEM, "out of memory");
 	for (unsigned i = 0; r == 0 && i < s->meta.vcpus; i++)
@@ -251,7 +252,7 @@ static int read_vcpus(struct state *s, struct err *e)
 	return r;
 }
 
-static int read_sections(struct state *s, struct err *e)
+static int read_sections(struct state *s, const struct state_room *room, struct err *e)
 {
 	int r = check_sections(&s->file, e);
 
@@ -261,7 +262,7 @@ static int read_sections(struct state *s, struct err *e)
 		r = read_config(s, e);
 	if (r == 0)
 		r = read_machine(s, e);
-	return r == 0 ? read_vcpus(s, e) : r;
+	return r == 0 ? read_vcpus(s, room, e) : r;
 }
 
 int state_parse(struct state *s, uint8_t *buf, size_t len, struct err *e)
@@ -271,20 +272,20 @@ int state_parse(struct state *s, uint8_t *buf, size_t len, struct err *e)
 	*s = (struct state){0};
 	r = snapfile_parse(&s->file, buf, len, e);
 	if (r == 0)
-		r = read_sections(s, e);
+		r = read_sections(s, NULL, e);
 	if (r < 0)
 		state_finish(s);
 	return r;
 }
 
-int state_read(struct state *s, int fd, struct err *e)
+int state_read(struct state *s, int fd, const struct state_room *room, struct err *e)
 {
 	int r;
 
 	*s = (struct state){0};
-	r = snapfile_read(&s->file, fd, e);
+	r = snapfile_read_to(&s->file, fd, room ? room->buf : NULL, room ? room->len : 0, e);
 	if (r == 0)
-		r = read_sections(s, e);
+		r = read_sections(s, room, e);
 	if (r < 0)
 		state_finish(s);
 	return r;
@@ -293,7 +294,8 @@ int state_read(struct state *s, int fd, struct err *e)
 void state_finish(struct state *s)
 {
 	snapfile_finish(&s->file);
-	free(s->vcpu);
+	if (!s->borrowed_vcpu)
+		free(s->vcpu);
 	*s = (struct state){0};
 }
 

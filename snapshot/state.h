@@ -92,14 +92,24 @@ struct state {
 	struct i8042_state i8042;
 	struct virtio_mmio_state virtio[LAYOUT_VIRTIO_MAX];
 	unsigned virtio_count;
-	struct x86_state *vcpu; /* owned; meta.vcpus of them */
+	struct x86_state *vcpu; /* owned, unless they are those of a room; meta.vcpus of them */
+	bool borrowed_vcpu;
+};
+
+/* Memory to read a state into, made and touched before it is needed. A state that does not fit has its own. */
+struct state_room {
+	uint8_t *buf;
+	size_t len;
+	struct x86_state *vcpu;
+	unsigned vcpus;
 };
 
 /*
  * Reads a state file and vets everything in it that can be judged without a machine. The messages do
- * not name the file. On failure `s` needs no finish.
+ * not name the file. On failure `s` needs no finish. `room` is borrowed as long as `s` is used; may be
+ * NULL.
  */
-int state_read(struct state *s, int fd, struct err *e);
+int state_read(struct state *s, int fd, const struct state_room *room, struct err *e);
 /* The same from memory; takes `buf` (from malloc). */
 int state_parse(struct state *s, uint8_t *buf, size_t len, struct err *e);
 void state_finish(struct state *s);

@@ -387,3 +387,35 @@ Test(gmem, memory_that_comes_and_goes)
 	cr_expect_null(gmem_hotplug(&m));
 	gmem_finish(&m);
 }
+
+Test(gmem, address_space_first_memory_later)
+{
+	const struct gmem_region ram[] = {{.gpa = 0, .len = MIB(2)},
+					  {.gpa = GIB(4), .len = MIB(2)}};
+	char name[] = "/tmp/test_gmem.XXXXXX";
+	int fd = mkstemp(name);
+	struct gmem m;
+	struct err e;
+
+	unlink(name);
+	cr_assert_eq(ftruncate(fd, MIB(4)), 0);
+	cr_assert_eq(pwrite(fd, "there", 6, MIB(2)), 6);
+	cr_assert_eq(gmem_reserve(&m, ram, 2, &e), 0, "%s", e.msg);
+	cr_expect_eq((uintptr_t)gmem_base(&m) % MIB(2), 0);
+	cr_assert_eq(gmem_back_file(&m, fd, &e), 0, "%s", e.msg);
+	cr_expect_str_eq(gmem_at(&m, GIB(4), 6), "there");
+	cr_assert_eq(gmem_write(&m, GIB(4), "other", 6), 0);
+	gmem_finish(&m);
+
+	/* One that is too short: what was reserved is given back all the same. */
+	fd = memfd_create("short", 0);
+	cr_assert_eq(gmem_reserve(&m, ram, 2, &e), 0, "%s", e.msg);
+	cr_expect_eq(gmem_back_file(&m, fd, &e), -EINVAL);
+	gmem_finish(&m);
+	cr_expect_eq(fcntl(fd, F_GETFD), -1);
+
+	cr_assert_eq(gmem_reserve(&m, ram, 2, &e), 0, "%s", e.msg);
+	cr_assert_eq(gmem_back(&m, GMEM_MEMFD, false, &e), 0, "%s", e.msg);
+	cr_assert_eq(gmem_write(&m, 0, "first", 6), 0);
+	gmem_finish(&m);
+}

@@ -228,3 +228,14 @@ Test(options, json_is_for_describe_snapshot)
 	cr_expect(o.json);
 	REFUSED("--json: needs --describe-snapshot", "--json");
 }
+
+Test(options, a_shell)
+{
+	FINE("--shell", "vcpus=2,mem_mib=64");
+	cr_expect_eq(o.shell.vcpus, 2);
+	cr_expect_eq(o.shell.mem_mib, 64);
+	REFUSED("--shell: mem_mib: missing", "--shell", "vcpus=2");
+	REFUSED("--shell: excludes --config-file", "--shell", "vcpus=2,mem_mib=64", "--config-file",
+		"c");
+	REFUSED("--shell: needs a value", "--shell");
+}

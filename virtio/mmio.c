@@ -275,10 +275,11 @@ static void kicked(struct loop_source *s, uint32_t events)
 		fd_event_signal(s->fd);
 }
 
-static int add_kick(struct virtio_mmio *t, unsigned queue, struct err *e)
+/* Takes `fd`; -1: makes one. */
+static int add_kick(struct virtio_mmio *t, unsigned queue, int fd, struct err *e)
 {
-	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-
+	if (fd < 0)
+		fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (fd < 0)
 		return err_sys(e, "%s: create an eventfd for queue %u", t->dev->name, queue);
 	t->kick_fd[queue] = fd;
@@ -293,12 +294,18 @@ static int add_kick(struct virtio_mmio *t, unsigned queue, struct err *e)
 
 int virtio_mmio_init(struct virtio_mmio *t, struct virtio_device *dev, struct err *e)
 {
+	return virtio_mmio_init_kicks(t, dev, NULL, 0, e);
+}
+
+int virtio_mmio_init_kicks(struct virtio_mmio *t, struct virtio_device *dev, int *kick,
+			   unsigned count, struct err *e)
+{
 	assert(dev->num_queues <= VIRTIO_MMIO_QUEUES_MAX);
 	*t = (struct virtio_mmio){.dev = dev};
 	for (unsigned i = 0; i < VIRTIO_MMIO_QUEUES_MAX; i++)
 		t->kick_fd[i] = -1;
 	for (unsigned i = 0; i < dev->num_queues; i++) {
-		int r = add_kick(t, i, e);
+		int r = add_kick(t, i, i < count ? TAKE_FD(kick[i]) : -1, e);
 
 		if (r < 0) {
 			virtio_mmio_finish(t);

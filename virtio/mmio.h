@@ -68,6 +68,12 @@ struct virtio_mmio {
  * device's loop, under its lock. `t` must stay where it is. Main thread.
  */
 int virtio_mmio_init(struct virtio_mmio *t, struct virtio_device *dev, struct err *e);
+/*
+ * The same with eventfds that are there already, for the first `count` queues; -1: none. Takes those
+ * that it uses, which become -1 in `kick`.
+ */
+int virtio_mmio_init_kicks(struct virtio_mmio *t, struct virtio_device *dev, int *kick,
+			   unsigned count, struct err *e);
 /* Stops watching, destroys the device. Main thread, no vCPU running. NULL dev is fine. */
 void virtio_mmio_finish(struct virtio_mmio *t);
 

@@ -28,22 +28,28 @@ static void on_power_off(void *arg)
 	vcpu_set_end(arg, VCPU_END_POWEROFF);
 }
 
-static int build_serial(struct vm_machine *m, const struct config *c, struct err *e)
+static int build_serial(struct vm_machine *m, struct err *e)
 {
 	pthread_mutex_t *lock =
 		bus_add(&m->pio, LAYOUT_COM1, SERIAL_SIZE, &serial_bus_ops, &m->serial);
-	int out = c->serial.fd >= 0 ? c->serial.fd : STDOUT_FILENO;
-	int in = serial_terminal_raw(STDIN_FILENO) ? STDIN_FILENO : -1;
-	int r = serial_init(&m->serial, m->vm->loop, lock, in, out, e);
+	int r = serial_init(&m->serial, m->vm->loop, lock, -1, -1, e);
 
 	if (r == 0)
 		r = kvm_add_irqfd(&m->kvm, LAYOUT_GSI_COM1, m->serial.irq_fd, e);
 	return r;
 }
 
-static int build_platform(struct vm_machine *m, const struct config *c, struct err *e)
+static void connect_serial(struct vm_machine *m, const struct config *c)
 {
-	int r = build_serial(m, c, e);
+	int out = c->serial.fd >= 0 ? c->serial.fd : STDOUT_FILENO;
+	int in = serial_terminal_raw(STDIN_FILENO) ? STDIN_FILENO : -1;
+
+	serial_connect(&m->serial, in, out);
+}
+
+int machine_build_platform(struct vm_machine *m, const struct config *c, struct err *e)
+{
+	int r = build_serial(m, e);
 
 	if (r < 0)
 		return err_wrap(e, "serial");
@@ -89,40 +95,78 @@ static void on_device_failed(void *arg, const struct virtio_device *d, int code)
 		   EVENT_TEXT("reason", strerror(-code)));
 }
 
+static int bind_irq(struct vm_machine *m, unsigned slot, struct err *e)
+{
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+	m->virtio_irq[slot] = fd;
+	if (fd < 0)
+		return err_sys(e, "create an eventfd");
+	return kvm_add_irqfd(&m->kvm, layout_virtio_slot(slot).gsi, fd, e);
+}
+
+static int bind_kick(struct vm_machine *m, unsigned slot, unsigned queue, int fd, struct err *e)
+{
+	gpa_t notify = layout_virtio_slot(slot).base + VIRTIO_MMIO_QUEUE_NOTIFY;
+
+	return kvm_add_ioeventfd(&m->kvm, notify, queue, fd, e);
+}
+
+int machine_build_spare(struct vm_machine *m, unsigned slots, struct err *e)
+{
+	int r = 0;
+
+	for (; m->spare < slots; m->spare++) {
+		m->virtio_irq[m->spare] = -1;
+		for (unsigned q = 0; q < MACHINE_SPARE_QUEUES; q++)
+			m->spare_kick[m->spare][q] = -1;
+	}
+	for (unsigned i = 0; r == 0 && i < slots; i++) {
+		r = bind_irq(m, i, e);
+		for (unsigned q = 0; r == 0 && q < MACHINE_SPARE_QUEUES; q++) {
+			int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+			m->spare_kick[i][q] = fd;
+			r = fd < 0 ? err_sys(e, "create an eventfd") : bind_kick(m, i, q, fd, e);
+		}
+	}
+	return r;
+}
+
 /* Claims the next window and interrupt line for a device that is about to be created. */
 static int open_slot(struct vm_machine *m, struct virtio_env *env, struct err *e)
 {
-	struct layout_virtio w = layout_virtio_slot(m->virtio_count);
-	struct virtio_mmio *t = &m->virtio[m->virtio_count];
-	int irq;
+	unsigned slot = m->virtio_count;
+	struct layout_virtio w = layout_virtio_slot(slot);
+	int r = 0;
 
-	if (m->virtio_count == LAYOUT_VIRTIO_MAX)
+	if (slot == LAYOUT_VIRTIO_MAX)
 		return err_set(e, ENOSPC, "more than %u virtio devices", LAYOUT_VIRTIO_MAX);
-	irq = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (irq < 0)
-		return err_sys(e, "create an eventfd");
-	m->virtio_irq[m->virtio_count++] = irq;
+	m->virtio_count++;
+	if (slot >= m->spare)
+		r = bind_irq(m, slot, e);
 	*env = (struct virtio_env){
 		.mem = &m->mem,
 		.loop = m->vm->loop,
-		.lock = bus_add(&m->mmio, w.base, LAYOUT_VIRTIO_SIZE, &virtio_bus_ops, t),
-		.irq_fd = irq,
+		.lock = bus_add(&m->mmio, w.base, LAYOUT_VIRTIO_SIZE, &virtio_bus_ops,
+				&m->virtio[slot]),
+		.irq_fd = m->virtio_irq[slot],
 		.failed = on_device_failed,
 		.failed_arg = m->vm,
 	};
-	return kvm_add_irqfd(&m->kvm, w.gsi, irq, e);
+	return r;
 }
 
 /* Puts the device into the slot opened last. Takes it, also when it fails. */
 static int plug(struct vm_machine *m, struct virtio_device *dev, struct err *e)
 {
 	unsigned slot = m->virtio_count - 1;
+	unsigned bound = slot < m->spare ? MACHINE_SPARE_QUEUES : 0;
 	struct virtio_mmio *t = &m->virtio[slot];
-	gpa_t notify = layout_virtio_slot(slot).base + VIRTIO_MMIO_QUEUE_NOTIFY;
-	int r = virtio_mmio_init(t, dev, e);
+	int r = virtio_mmio_init_kicks(t, dev, m->spare_kick[slot], bound, e);
 
-	for (unsigned q = 0; r == 0 && q < dev->num_queues; q++)
-		r = kvm_add_ioeventfd(&m->kvm, notify, q, t->kick_fd[q], e);
+	for (unsigned q = bound; r == 0 && q < dev->num_queues; q++)
+		r = bind_kick(m, slot, q, t->kick_fd[q], e);
 	return r;
 }
 
@@ -284,10 +328,11 @@ static int add_hotplug(struct vm_machine *m, struct err *e)
 
 int machine_build_devices(struct vm_machine *m, const struct config *c, struct err *e)
 {
-	int r = build_platform(m, c, e);
+	int r = m->warm ? 0 : machine_build_platform(m, c, e);
 
 	if (r < 0)
 		return r;
+	connect_serial(m, c);
 	for (unsigned i = 0; i < c->drive_count; i++) {
 		r = add_drive(m, &c->drive[i], e);
 		if (r < 0)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The machine behind a struct vm (vmm/vm.h): for vmm/vm.c and vmm/devices.c, which build one and boot it, and for
- * snapshot/, which builds one and puts saved state into it. Nobody else includes this. Main thread.
+ * The machine behind a struct vm (vmm/vm.h): for vmm/vm.c and vmm/devices.c, which build one and boot it, for
+ * vmm/shell.c, which builds one for a guest to come, and for snapshot/, which builds one or takes that and puts
+ * saved state into it. Nobody else includes this. Main thread.
  */
 #pragma once
 
@@ -9,6 +10,8 @@
 #include "vmm/platform.h"
 #include "vmm/pvpanic.h"
 #include "vmm/vm.h"
+
+#define MACHINE_SPARE_QUEUES 3u
 
 /*
  * What exists only once the VM has been started. Zeroed before it is built, so that a half-built
@@ -29,6 +32,14 @@ struct vm_machine {
 	struct virtio_mmio virtio[LAYOUT_VIRTIO_MAX];
 	int virtio_irq[LAYOUT_VIRTIO_MAX];
 	unsigned virtio_count;
+	/*
+	 * Slots from 0 on whose eventfds exist and are bound before there is a device: virtio_irq, and
+	 * those of their first queues, until the device takes them.
+	 */
+	unsigned spare;
+	int spare_kick[LAYOUT_VIRTIO_MAX][MACHINE_SPARE_QUEUES];
+	bool warm;	      /* VM, platform, vCPUs and their threads are there (vmm/shell.h) */
+	uint64_t host;	      /* x86_host_fingerprint(); 0: not asked yet */
 	struct mmdsnet *mmds; /* or NULL */
 	struct vcpu_set vcpus;
 	struct vcpu vcpu[LAYOUT_VCPU_MAX];
@@ -45,9 +56,11 @@ void machine_destroy(struct vm_machine *m);
  * The steps, in this order; in between the caller fills m->mem, and creates and sets up the vCPUs.
  * Each returns 0, or -errno with `e` filled.
  */
-/* Files above m->mem, VM, memory slots over all of it, interrupt controllers. */
+/* Files above m->mem, VM, memory slots over all of it, interrupt controllers. Of a warm one what is missing. */
 int machine_build_kvm(struct vm_machine *m, const struct machine_config *c, struct err *e);
-/* Serial line, keyboard controller, virtio devices in their slots. */
+/* Serial line, without what is behind it, keyboard controller and the other small ones. */
+int machine_build_platform(struct vm_machine *m, const struct config *c, struct err *e);
+/* The platform if it is not there yet, the console, virtio devices in their slots. */
 int machine_build_devices(struct vm_machine *m, const struct config *c, struct err *e);
 /*
  * Of a started machine, running or not: KVM's log of dirty pages, for a time. What the devices write
@@ -55,5 +68,9 @@ int machine_build_devices(struct vm_machine *m, const struct config *c, struct e
  * guest once, and for milliseconds in the kernel while they are back in it.
  */
 int machine_log_dirty(struct vm_machine *m, bool on, struct err *e);
-/* Threads; every vCPU is parked until vcpu_set_resume(). Filters are in force afterwards. */
+/* Eventfds of `slots` virtio slots that are not used yet. Behind the platform. */
+int machine_build_spare(struct vm_machine *m, unsigned slots, struct err *e);
+/* Threads, if there are none yet; every vCPU is parked until vcpu_set_resume(). */
 int machine_park(struct vm_machine *m, struct err *e);
+/* Filters are in force afterwards. Before the main thread looks at anything of the guest's. */
+int machine_confine(struct vm_machine *m, struct err *e);

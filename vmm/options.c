@@ -9,7 +9,7 @@
 
 #define ID_MAX 64
 
-enum option_type { FLAG, TEXT, NUMBER, FD, MODE, OWNER, ALLOW, REFUSED_FLAG };
+enum option_type { FLAG, TEXT, NUMBER, FD, MODE, OWNER, ALLOW, SHELL, REFUSED_FLAG };
 
 static const struct spec {
 	const char *name;
@@ -28,6 +28,8 @@ static const struct spec {
 	{"ready-fd", FD, AT(ready_fd), "FD", "gets a line feed when the API listens"},
 	{"no-api", FLAG, AT(no_api), NULL, "no API; needs --config-file"},
 	{"config-file", TEXT, AT(config_file), "PATH", "JSON file to configure and start the VM"},
+	{"shell", SHELL, 0, "vcpus=N,mem_mib=N[,...]",
+	 "a machine made ahead, for PUT /snapshot/load; also devices=N, track_dirty_pages, pit"},
 	{"id", TEXT, AT(id), "ID", "identifier of the microVM [" OPTIONS_ID_DEFAULT "]"},
 	{"log-path", TEXT, AT(log_path), "PATH", "file or FIFO for the log [stdout]"},
 	{"level", TEXT, AT(level), "LEVEL", "Off, Error, Warn, Info, Debug or Trace [Info]"},
@@ -180,6 +182,8 @@ static int store(struct options *o, const struct spec *s, const char *text, stru
 		return parse_owner(o, s, text, e);
 	case ALLOW:
 		return parse_allow(o, s, text, e);
+	case SHELL:
+		return shell_parse(&o->shell, text, e) < 0 ? err_wrap(e, "--%s", s->name) : 0;
 	case REFUSED_FLAG:
 		return err_set(e, EINVAL, "--%s: %s", s->name, s->help);
 	}
@@ -211,6 +215,8 @@ static int check(const struct options *o, struct err *e)
 			       o->level);
 	if (o->no_api && !o->config_file)
 		return err_set(e, EINVAL, "--no-api: needs --config-file");
+	if (o->shell.vcpus && o->config_file)
+		return err_set(e, EINVAL, "--shell: excludes --config-file");
 	if (o->json && !o->describe_snapshot)
 		return err_set(e, EINVAL, "--json: needs --describe-snapshot");
 	if (o->no_api && o->api_fd >= 0)

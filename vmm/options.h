@@ -5,6 +5,7 @@
 #pragma once
 
 #include "vmm/base/log.h"
+#include "vmm/shell.h"
 
 #define OPTIONS_API_SOCK_DEFAULT "/run/firecracker.socket"
 #define OPTIONS_ID_DEFAULT	 "anonymous-instance"
@@ -36,9 +37,10 @@ struct options {
 	bool boot_timer;
 	const char *seccomp_filter; /* or NULL; not together with no_seccomp */
 	bool no_seccomp;
-	bool jailed;	      /* spore-jailer has started us: "/" is the jail */
-	uint64_t max_payload; /* bytes of a request's body */
-	const char *metadata; /* or NULL */
+	struct shell_config shell; /* vcpus 0: not given */
+	bool jailed;		   /* spore-jailer has started us: "/" is the jail */
+	uint64_t max_payload;	   /* bytes of a request's body */
+	const char *metadata;	   /* or NULL */
 	uint64_t
 		mmds_limit; /* bytes of the metadata service's document; max_payload if not given */
 	/* What the jailer measured: CLOCK_MONOTONIC, CPU clock; its own CPU time. 0: not given. */

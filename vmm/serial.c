@@ -416,8 +416,6 @@ int serial_init(struct serial *s, struct loop *loop, pthread_mutex_t *lock, int 
 	s->tx_head = s->tx_len = 0;
 	memset(&s->metrics, 0, sizeof(s->metrics));
 	s->loop = loop;
-	s->in_fd = in_fd;
-	s->out_fd = out_fd;
 	s->out_pollable = true;
 	s->state.dll = 12; /* 9600 baud, 8n1: what a BIOS leaves */
 	s->state.lcr = 3;
@@ -425,15 +423,22 @@ int serial_init(struct serial *s, struct loop *loop, pthread_mutex_t *lock, int 
 	s->irq_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->tx_event < 0 || s->irq_fd < 0)
 		return err_sys(e, "create an eventfd");
-	s->in = (struct loop_source){.fd = in_fd, .ready = on_input, .arg = s, .lock = lock};
-	s->out = (struct loop_source){.fd = out_fd, .ready = on_output, .arg = s, .lock = lock};
+	s->in = (struct loop_source){.ready = on_input, .arg = s, .lock = lock};
+	s->out = (struct loop_source){.ready = on_output, .arg = s, .lock = lock};
 	s->tx_ready = (struct loop_source){
 		.fd = s->tx_event, .ready = on_tx_ready, .arg = s, .lock = lock};
 	r = loop_add(loop, &s->tx_ready, EPOLLIN, e);
-	/* Input that cannot be polled (a file, /dev/null) is no input. */
 	if (r == 0)
-		want_input(s);
+		serial_connect(s, in_fd, out_fd);
 	return r;
+}
+
+void serial_connect(struct serial *s, int in_fd, int out_fd)
+{
+	s->in_fd = s->in.fd = in_fd;
+	s->out_fd = s->out.fd = out_fd;
+	/* Input that cannot be polled (a file, /dev/null) is no input. */
+	want_input(s);
 }
 
 void serial_finish(struct serial *s)

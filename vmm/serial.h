@@ -44,7 +44,7 @@ struct serial {
 	struct loop *loop;	   /* [I] */
 	int irq_fd;		   /* [I] eventfd of GSI 4, owned */
 	int in_fd;		   /* [s] -1: none, or its end was reached; borrowed */
-	int out_fd;		   /* [I] -1: none; borrowed */
+	int out_fd;		   /* [I] once connected; -1: none; borrowed */
 	int tx_event;		   /* [I] eventfd: the buffer has something; owned */
 	struct loop_source in, out, tx_ready;
 	bool out_pollable;	  /* [m] false for regular files */
@@ -61,6 +61,8 @@ extern const struct bus_ops serial_bus_ops;
  */
 int serial_init(struct serial *s, struct loop *loop, pthread_mutex_t *lock, int in_fd, int out_fd,
 		struct err *e);
+/* The same descriptors later, for one that was made with -1 and -1, before the guest runs. */
+void serial_connect(struct serial *s, int in_fd, int out_fd);
 /* Fine on a zeroed struct. */
 void serial_finish(struct serial *s);
 /* Writes what is buffered without waiting for a slow reader. vCPUs parked. */

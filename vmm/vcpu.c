@@ -270,8 +270,9 @@ void vcpu_set_resume(struct vcpu_set *s)
 {
 	pthread_mutex_lock(&s->lock);
 	s->wanted = VCPU_RUN;
-	pthread_cond_broadcast(&s->changed);
 	pthread_mutex_unlock(&s->lock);
+	/* Behind the lock, which whoever wakes up needs. */
+	pthread_cond_broadcast(&s->changed);
 }
 
 void vcpu_set_finish(struct vcpu_set *s)

@@ -68,6 +68,7 @@ struct vcpu {
 	struct vcpu_set *set;	 /* [I] */
 	pthread_t thread;	 /* [m] */
 	char name[16];		 /* [I] "vcpu 0" */
+	int tsc_khz;		 /* [I] KVM_GET_TSC_KHZ; 0: not asked yet */
 	struct x86_cpuid *cpuid; /* [I] what the guest was told (x86_set_cpuid()); owned */
 };
 

@@ -32,19 +32,25 @@ static int build_memory(struct vm_machine *m, const struct machine_config *c, st
 			 c->huge_pages == HUGE_PAGES_TRANSPARENT, e);
 }
 
-/* Memory first, then the irqchip: see kvm.h. */
+/*
+ * Memory first, then the irqchip: see kvm.h. Of a warm machine the slots are there; one more, or its
+ * log, takes the milliseconds that are told of there.
+ */
 int machine_build_kvm(struct vm_machine *m, const struct machine_config *c, struct err *e)
 {
 	int r = pmem_map_all(&m->vm->config, &m->mem, e);
+	bool fits = m->warm && m->mem.all == m->mem.count && c->track_dirty_pages == m->log_dirty;
 
-	if (r == 0)
+	if (r < 0 || fits)
+		return r;
+	if (!m->warm)
 		r = kvm_open(&m->kvm, e);
 	m->log_dirty = c->track_dirty_pages;
-	if (r == 0 && m->log_dirty)
+	if (r == 0 && m->log_dirty && !m->mem.dirty)
 		r = gmem_track(&m->mem, e);
 	if (r == 0)
 		r = kvm_set_memory(&m->kvm, &m->mem, m->log_dirty, e);
-	if (r == 0)
+	if (r == 0 && !m->warm)
 		r = kvm_create_irqchip(&m->kvm, c->pit, e);
 	return r;
 }
@@ -202,12 +208,12 @@ int machine_park(struct vm_machine *m, struct err *e)
 
 	m->ended = (struct loop_source){.fd = m->vcpus.end_fd, .ready = on_ended, .arg = m};
 	r = loop_add(m->vm->loop, &m->ended, EPOLLIN, e);
-	if (r == 0)
-		r = vcpu_set_start(&m->vcpus, m->vm->seccomp, e);
-	/* Last: under it nothing could be taken back and started again. */
-	if (r == 0)
-		r = seccomp_install(m->vm->seccomp, main_filter(&m->vm->config), e);
-	return r;
+	return r == 0 && !m->warm ? vcpu_set_start(&m->vcpus, m->vm->seccomp, e) : r;
+}
+
+int machine_confine(struct vm_machine *m, struct err *e)
+{
+	return seccomp_install(m->vm->seccomp, main_filter(&m->vm->config), e);
 }
 
 /* --- create/destroy --- */
@@ -234,9 +240,11 @@ void machine_destroy(struct vm_machine *m)
 	if (m->ended.added)
 		loop_del(m->vm->loop, &m->ended);
 	vcpu_set_finish(&m->vcpus);
-	for (unsigned i = 0; i < m->virtio_count; i++) {
+	for (unsigned i = 0; i < m->virtio_count || i < m->spare; i++) {
 		virtio_mmio_finish(&m->virtio[i]);
 		fd_close(&m->virtio_irq[i]);
+		for (unsigned q = 0; i < m->spare && q < MACHINE_SPARE_QUEUES; q++)
+			fd_close(&m->spare_kick[i][q]);
 	}
 	mmdsnet_destroy(m->mmds);
 	serial_finish(&m->serial);
@@ -289,6 +297,9 @@ static int build(struct vm_machine *m, const struct config *c, struct vm_times *
 	t->vcpus_us = lap(&last);
 	if (r == 0)
 		r = machine_park(m, e);
+	/* Last: under it nothing could be taken back and started again. */
+	if (r == 0)
+		r = machine_confine(m, e);
 	if (r == 0)
 		vcpu_set_resume(&m->vcpus);
 	t->run_us = lap(&last);
@@ -303,6 +314,10 @@ int vm_start(struct vm *vm, struct err *e)
 
 	if (vm->machine)
 		return err_set(e, EINVAL, "the microVM has been started already");
+	if (vm->shell)
+		return err_set(e, EINVAL,
+			       "this process is a shell (--shell): its microVM comes "
+			       "from a snapshot");
 	if (!vm->config.boot.kernel_image_path)
 		return err_set(e, EINVAL, "Cannot start microvm without kernel configuration.");
 	m = machine_create(vm, e);
@@ -347,16 +362,21 @@ int vm_pause(struct vm *vm, struct err *e)
 	return 0;
 }
 
+void vm_let_go(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->machine->vcpus.count; i++)
+		x86_clock_paused(&vm->machine->vcpu[i]);
+	vcpu_set_resume(&vm->machine->vcpus);
+	vm->phase = VM_RUNNING;
+}
+
 int vm_resume(struct vm *vm, struct err *e)
 {
 	int r = need_started(vm, e);
 
 	if (r < 0 || vm->phase == VM_RUNNING)
 		return r;
-	for (unsigned i = 0; i < vm->machine->vcpus.count; i++)
-		x86_clock_paused(&vm->machine->vcpu[i]);
-	vcpu_set_resume(&vm->machine->vcpus);
-	vm->phase = VM_RUNNING;
+	vm_let_go(vm);
 	event_emit(vm->events, "resumed");
 	return 0;
 }
@@ -452,7 +472,8 @@ void vm_init(struct vm *vm, struct loop *loop, const char *id)
 void vm_finish(struct vm *vm)
 {
 	machine_destroy(vm->machine);
-	vm->machine = NULL;
+	machine_destroy(vm->shell);
+	vm->machine = vm->shell = NULL;
 	mmds_finish(&vm->mmds);
 	config_finish(&vm->config);
 }

@@ -70,6 +70,7 @@ struct vm {
 	struct vm_times times;	       /* [m] */
 	struct mmds mmds;	       /* [m] what the guest is told, from before the start */
 	struct vm_machine *machine; /* [m] what exists only after the start; NULL before (vm.c) */
+	struct vm_machine *shell;   /* [m] made for a snapshot to come (vmm/shell.h); or NULL */
 };
 
 /* `loop` is borrowed for the life of `vm`. */
@@ -85,6 +86,8 @@ int vm_start(struct vm *vm, struct err *e);
 /* Both are idempotent. -EINVAL before the start. vm_pause() returns when every vCPU is parked. */
 int vm_pause(struct vm *vm, struct err *e);
 int vm_resume(struct vm *vm, struct err *e);
+/* What vm_resume() does to one that is paused, without telling anybody. */
+void vm_let_go(struct vm *vm);
 /* Types Ctrl-Alt-Del on the emulated keyboard. */
 int vm_send_ctrl_alt_del(struct vm *vm, struct err *e);
 

@@ -46,7 +46,7 @@ uint64_t x86_host_fingerprint(const struct kvm *k)
 	uint32_t r[ARRAY_SIZE(leaf)][4] = {0};
 
 	for (size_t i = 0; i < ARRAY_SIZE(leaf); i++)
-		__get_cpuid_count(leaf[i], 0, &r[i][0], &r[i][1], &r[i][2], &r[i][3]);
+		__cpuid_count(leaf[i], 0, r[i][0], r[i][1], r[i][2], r[i][3]);
 	r[0][1] = 0; /* the APIC id of the processor that we happen to be on */
 	return XXH64(r, sizeof(r), k->kernel);
 }
@@ -394,7 +394,7 @@ int x86_state_check(const struct x86_state *s, const struct x86_host *host,
 
 static int set_tsc_khz(const struct x86_state *s, struct vcpu *v, struct err *e)
 {
-	int host = ioctl(v->fd, KVM_GET_TSC_KHZ, 0);
+	int host = v->tsc_khz ? v->tsc_khz : ioctl(v->fd, KVM_GET_TSC_KHZ, 0);
 	uint64_t differ;
 
 	if (!s->tsc_khz || host <= 0)
@@ -446,6 +446,13 @@ static int restore_msrs(const struct x86_state *s, struct vcpu *v, struct err *e
 	return 0;
 }
 
+/* Of a shell (vmm/shell.h): setting it is what takes longest. */
+static bool has_cpuid(const struct vcpu *v, const struct x86_cpuid *c)
+{
+	return v->cpuid && v->cpuid->nent == c->nent &&
+	       memcmp(v->cpuid->entry, c->entry, c->nent * sizeof(c->entry[0])) == 0;
+}
+
 static int restore(const struct x86_state *s, struct vcpu *v, struct err *e)
 {
 	const struct {
@@ -460,7 +467,7 @@ static int restore(const struct x86_state *s, struct vcpu *v, struct err *e)
 		{KVM_SET_REGS, &s->regs, "KVM_SET_REGS"},
 		{KVM_SET_LAPIC, &s->lapic, "KVM_SET_LAPIC"},
 	};
-	int r = x86_set_cpuid(v, &s->cpuid, e);
+	int r = has_cpuid(v, &s->cpuid) ? 0 : x86_set_cpuid(v, &s->cpuid, e);
 
 	if (r == 0)
 		r = set_tsc_khz(s, v, e);

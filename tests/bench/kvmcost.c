@@ -8,12 +8,18 @@
  * NAME "restore": those of a restore, where saved state is set instead: what is read to have something
  * to set is `x_read`.
  *
+ * NAME "claim": those of a restore into a VM that is there already with vCPU, eventfds, CPUID and a memory
+ * slot over reserved address space: a file is mapped there, state is set, a thread that waits is
+ * woken. What is made before is `x_shell`.
+ *
  * Figures: one for each call, `sum` of all of them, and beside them (not in the sum) what start needs
  * from the kernel but not from KVM: `x_memory`, `x_eventfds`, `x_thread`.
  */
 #define _GNU_SOURCE
 #include <linux/kvm.h>
 #include <pthread.h>
+#include <semaphore.h>
+#include <stdbool.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -43,6 +49,9 @@ struct cost {
 		struct kvm_cpuid_entry2 entry[ENTRIES];
 	} cpuid;
 	uint64_t run_ns, thread_at;
+	bool claim, silent;
+	int file;
+	sem_t go;
 };
 
 static void start(struct cost *c)
@@ -55,9 +64,11 @@ static void stop(struct cost *c, const char *figure)
 {
 	uint64_t ns = bench_now() - c->last;
 
-	bench_row(c->name, c->round, figure, ns);
-	if (figure[0] != 'x')
-		c->sum += ns;
+	if (!c->silent) {
+		bench_row(c->name, c->round, figure, ns);
+		if (figure[0] != 'x')
+			c->sum += ns;
+	}
 	start(c);
 }
 
@@ -89,6 +100,27 @@ static void map_memory(struct cost *c)
 	    mmap(c->memory, MEMORY, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
 		err(1, "map guest memory");
+}
+
+/* The guest's memory goes into a file, and only its address space stays. */
+static void unmap_guest(struct cost *c)
+{
+	c->file = open("/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (c->file < 0 || ftruncate(c->file, MEMORY) < 0 ||
+	    pwrite(c->file, c->memory + CODE, 4096, CODE) != 4096 ||
+	    pwrite(c->file, c->memory + PAGE_TABLE, 0x3000, PAGE_TABLE) != 0x3000 ||
+	    mmap(c->memory, MEMORY, PROT_NONE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+		err(1, "a file of guest memory");
+}
+
+static void map_file(struct cost *c)
+{
+	start(c);
+	if (mmap(c->memory, MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED,
+		 c->file, 0) == MAP_FAILED)
+		err(1, "map guest memory");
+	stop(c, "mmap_file");
 }
 
 static void write_guest(struct cost *c)
@@ -160,13 +192,19 @@ static struct kvm_segment segment(uint16_t selector, uint8_t type)
 				    .db = type != 11};
 }
 
+/* A claim does not read what it sets. */
 static void set_registers(struct cost *c)
 {
 	struct kvm_regs regs = {.rip = CODE, .rflags = 2, .rsp = PAGE_TABLE};
 	struct kvm_lapic_state lapic;
 	struct kvm_sregs s;
 
-	TIMED(c, c->vcpu, KVM_GET_SREGS, &s);
+	if (c->claim) {
+		CALL(c->vcpu, KVM_GET_SREGS, &s);
+		CALL(c->vcpu, KVM_GET_LAPIC, &lapic);
+	} else {
+		TIMED(c, c->vcpu, KVM_GET_SREGS, &s);
+	}
 	s.cs = segment(0x10, 11);
 	s.ds = s.es = s.fs = s.gs = s.ss = segment(0x18, 3);
 	s.tr = (struct kvm_segment){.limit = 0x67, .selector = 0x20, .type = 11, .present = 1};
@@ -177,7 +215,8 @@ static void set_registers(struct cost *c)
 	start(c);
 	TIMED(c, c->vcpu, KVM_SET_SREGS, &s);
 	TIMED(c, c->vcpu, KVM_SET_REGS, &regs);
-	TIMED(c, c->vcpu, KVM_GET_LAPIC, &lapic);
+	if (!c->claim)
+		TIMED(c, c->vcpu, KVM_GET_LAPIC, &lapic);
 	TIMED(c, c->vcpu, KVM_SET_LAPIC, &lapic);
 }
 
@@ -197,7 +236,8 @@ static void create_vcpu(struct cost *c)
 	TIMED(c, c->kvm, KVM_GET_SUPPORTED_CPUID, &c->cpuid);
 	TIMED(c, c->vcpu, KVM_SET_CPUID2, &c->cpuid);
 	TIMED(c, c->vcpu, KVM_SET_MSRS, &msrs);
-	set_registers(c);
+	if (!c->claim)
+		set_registers(c);
 }
 
 /* What a restore sets besides: read from the vCPU itself. */
@@ -255,9 +295,11 @@ static void set_saved(struct cost *c)
 static void *run(void *arg)
 {
 	struct cost *c = arg;
-	uint64_t begin = bench_now();
+	uint64_t begin;
 
-	c->thread_at = begin;
+	if (c->claim)
+		sem_wait(&c->go);
+	c->thread_at = begin = bench_now();
 	CALL(c->vcpu, KVM_RUN, 0);
 	c->run_ns = bench_now() - begin;
 	if (c->run->exit_reason != KVM_EXIT_IO)
@@ -275,19 +317,38 @@ int main(int argc, char *argv[])
 		errx(2, "usage: kvmcost NAME ROUND");
 	c.name = argv[1];
 	c.round = (unsigned)atoi(argv[2]);
+	c.claim = c.silent = strcmp(c.name, "claim") == 0;
+	begin = bench_now();
 	start(&c);
 	map_memory(&c);
 	stop(&c, "x_memory");
 	write_guest(&c);
+	if (c.claim)
+		unmap_guest(&c);
 	create_vm(&c);
 	bind_events(&c);
 	create_vcpu(&c);
-	if (strcmp(c.name, "restore") == 0)
+	if (c.claim) {
+		if (sem_init(&c.go, 0, 0) < 0 || pthread_create(&thread, NULL, run, &c))
+			errx(1, "vCPU thread");
+		usleep(1000);
+		bench_row(c.name, c.round, "x_shell", bench_now() - begin);
+		c.silent = false;
+		map_file(&c);
+		set_registers(&c);
+	}
+	if (c.claim || strcmp(c.name, "restore") == 0)
 		set_saved(&c);
 	begin = bench_now();
-	if (pthread_create(&thread, NULL, run, &c) || pthread_join(thread, NULL))
+	if (c.claim)
+		sem_post(&c.go);
+	else if (pthread_create(&thread, NULL, run, &c))
 		errx(1, "vCPU thread");
-	bench_row(c.name, c.round, "x_thread", c.thread_at - begin);
+	if (pthread_join(thread, NULL))
+		errx(1, "vCPU thread");
+	bench_row(c.name, c.round, c.claim ? "wake" : "x_thread", c.thread_at - begin);
+	if (c.claim)
+		c.sum += c.thread_at - begin;
 	bench_row(c.name, c.round, "RUN", c.run_ns);
 	bench_row(c.name, c.round, "sum", c.sum + c.run_ns);
 	fflush(stdout);

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * start ROUNDS DIR SPORE KERNEL KVMCOST [restore]
+ * start ROUNDS DIR SPORE KERNEL KVMCOST [restore | shell]
  *
  * InstanceStart to the first exit of the guest: 128 MiB, one vCPU, a block and an entropy device,
  * through the API. In turn with KVMCOST, which does the bare KVM calls, each in a new process.
  * DIR is for the socket, the disk and the metrics file, from which the figures of "spore" are
  * taken (group start_us, vmm/metrics.h), and which has `request` too: from the sending of the
  * request to the first exit. KERNEL has to end its guest by itself.
+ *
+ * With "shell" a restore of 128 MiB into a warm shell ("shell"), which is jailed and filtered like any other,
+ * one in a new process ("spore"), and the bare KVM calls of a claim.
  *
  * With "restore" it is PUT /snapshot/load with resume_vm instead, of a guest with 128 MiB ("spore") and
  * one with 1 GiB ("large"); KERNEL has to make exits for ever.
@@ -84,15 +87,26 @@ static void report(const char *who, unsigned round, const char *at, uint64_t sen
 	bench_row(who, round, "request", begin + first_exit - sent_ns);
 }
 
-static int spawn(const struct paths *p, char *spore, struct bench_child *child)
+static int spawn_with(const struct paths *p, char *spore, const char *option, const char *value,
+		      struct bench_child *child)
 {
-	char *argv[] = {spore, (char[]){"--api-sock"}, (char *)(uintptr_t)p->socket, NULL};
+	char *argv[] = {spore,
+			(char[]){"--api-sock"},
+			(char *)(uintptr_t)p->socket,
+			(char *)(uintptr_t)option,
+			(char *)(uintptr_t)value,
+			NULL};
 
 	unlink(p->socket);
 	unlink(p->metrics);
 	close(open(p->metrics, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
 	*child = bench_spawn(argv, -1);
 	return bench_connect(p->socket);
+}
+
+static int spawn(const struct paths *p, char *spore, struct bench_child *child)
+{
+	return spawn_with(p, spore, NULL, NULL, child);
 }
 
 static void measure_spore(unsigned round, const struct paths *p, char *spore, const char *kernel)
@@ -133,12 +147,15 @@ static void make_snapshot(const struct paths *p, char *spore, const char *kernel
 static void measure_restore(const char *who, unsigned round, const struct paths *p, char *spore)
 {
 	char buf[16384], body[1024], *at = buf;
+	bool shell = strcmp(who, "shell") == 0;
 	struct bench_child child;
-	int fd = spawn(p, spore, &child);
+	int fd = spawn_with(p, spore, shell ? "--shell" : NULL, "vcpus=1,mem_mib=128", &child);
 	bool ran = false;
 	uint64_t sent;
 
 	set_metrics(fd, p);
+	/* What happens at the beginning of a process is over: a pool has made it long ago. */
+	nanosleep(&(const struct timespec){.tv_nsec = 5000000}, NULL);
 	snprintf(body, sizeof(body),
 		 "{\"snapshot_path\":\"%s\",\"resume_vm\":true,\"mem_backend\":{\"backend_type\":"
 		 "\"File\","
@@ -180,13 +197,14 @@ static void fill_paths(struct paths *p, const char *dir, const char *name)
 
 int main(int argc, char *argv[])
 {
-	bool restore = argc == 7 && strcmp(argv[6], "restore") == 0;
+	bool shell = argc == 7 && strcmp(argv[6], "shell") == 0;
+	bool restore = shell || (argc == 7 && strcmp(argv[6], "restore") == 0);
 	struct paths p, large;
 	unsigned rounds;
 	int fd;
 
 	if (argc != 6 && !restore)
-		errx(2, "usage: start ROUNDS DIR SPORE KERNEL KVMCOST [restore]");
+		errx(2, "usage: start ROUNDS DIR SPORE KERNEL KVMCOST [restore | shell]");
 	rounds = (unsigned)atoi(argv[1]);
 	fill_paths(&p, argv[2], "small");
 	fill_paths(&large, argv[2], "large");
@@ -200,11 +218,12 @@ int main(int argc, char *argv[])
 	for (unsigned round = 0; round < rounds; round++) {
 		if (restore) {
 			measure_restore("spore", round, &p, argv[3]);
-			measure_restore("large", round, &large, argv[3]);
+			measure_restore(shell ? "shell" : "large", round, shell ? &p : &large,
+					argv[3]);
 		} else {
 			measure_spore(round, &p, argv[3], argv[4]);
 		}
-		measure_bare(round, argv[5], restore ? "restore" : "bare");
+		measure_bare(round, argv[5], shell ? "claim" : restore ? "restore" : "bare");
 	}
 	return 0;
 }

@@ -97,41 +97,78 @@ static int place(struct gmem *m, const struct gmem_region *region, uint8_t *base
 	return 0;
 }
 
+int gmem_reserve(struct gmem *m, const struct gmem_region *region, unsigned count, struct err *e)
+{
+	uint8_t *base;
+
+	*m = (struct gmem){.fd = -1, .count = count, .all = count, .backing = GMEM_ANON};
+	base = reserve(&m->map, &m->map_len, total(region, count), e);
+	return base ? place(m, region, base, e) : -ENOMEM;
+}
+
+int gmem_back(struct gmem *m, enum gmem_backing backing, bool thp, struct err *e)
+{
+	uint64_t size = gmem_size(m);
+	int r;
+
+	if (backing == GMEM_HUGETLB_2M && size % HUGE_2M)
+		return err_set(e, EINVAL, "guest memory is no multiple of the 2 MiB page size");
+	m->backing = backing;
+	r = map_backing(m, gmem_base(m), size, backing, e);
+	/* Only a hint: without it the guest runs on small pages. */
+	if (r == 0 && thp)
+		madvise(gmem_base(m), size, MADV_HUGEPAGE);
+	return r;
+}
+
 int gmem_init(struct gmem *m, const struct gmem_region *region, unsigned count,
 	      enum gmem_backing backing, bool thp, struct err *e)
 {
-	uint64_t size = total(region, count);
-	uint8_t *base;
+	int r = gmem_reserve(m, region, count, e);
+
+	if (r < 0)
+		return r;
+	r = gmem_back(m, backing, thp, e);
+	if (r < 0)
+		gmem_finish(m);
+	return r;
+}
+
+/* Whether the file `fd` has just what belongs there. */
+static int check_length(int fd, uint64_t size, struct err *e)
+{
+	int64_t there = fd_size(fd);
+
+	if (there >= 0 && (uint64_t)there == size)
+		return 0;
+	return err_set(e, EINVAL, "it has %lld bytes, and the guest's memory %llu",
+		       (long long)there, (unsigned long long)size);
+}
+
+int gmem_back_file(struct gmem *m, int fd, struct err *e)
+{
+	uint64_t size = gmem_size(m);
 	int r;
 
-	*m = (struct gmem){.fd = -1, .count = count, .all = count, .backing = backing};
-	if (backing == GMEM_HUGETLB_2M && size % HUGE_2M)
-		return err_set(e, EINVAL, "guest memory is no multiple of the 2 MiB page size");
-	base = reserve(&m->map, &m->map_len, size, e);
-	if (!base)
-		return -ENOMEM;
-	r = map_backing(m, base, size, backing, e);
-	if (r < 0) {
-		gmem_finish(m);
-		return r;
-	}
-	/* Only a hint: without it the guest runs on small pages. */
-	if (thp)
-		madvise(base, size, MADV_HUGEPAGE);
-	return place(m, region, base, e);
+	m->backing = GMEM_FILE;
+	m->fd = fd;
+	r = check_length(fd, size, e);
+	if (r == 0 && mmap(gmem_base(m), size, PROT_READ | PROT_WRITE,
+			   MAP_FIXED | MAP_PRIVATE | MAP_NORESERVE, fd, 0) == MAP_FAILED)
+		r = err_sys(e, "map %llu MiB of guest memory", (unsigned long long)(size >> 20));
+	return r;
 }
 
 int gmem_init_file(struct gmem *m, const struct gmem_region *region, unsigned count, int fd,
 		   struct err *e)
 {
 	uint64_t size = total(region, count);
-	int64_t there = fd_size(fd);
+	int r = check_length(fd, size, e);
 
 	*m = (struct gmem){.fd = fd, .count = count, .all = count, .backing = GMEM_FILE};
-	if (there < 0 || (uint64_t)there != size) {
+	if (r < 0) {
 		fd_close(&m->fd);
-		return err_set(e, EINVAL, "it has %lld bytes, and the guest's memory %llu",
-			       (long long)there, (unsigned long long)size);
+		return r;
 	}
 	/* One call, and the kernel chooses an address that suits the file's large pages. */
 	m->map_len = size;

@@ -88,6 +88,15 @@ int gmem_init(struct gmem *m, const struct gmem_region *region, unsigned count,
 int gmem_init_file(struct gmem *m, const struct gmem_region *region, unsigned count, int fd,
 		   struct err *e);
 /*
+ * The same in two steps, for a VM that is made before it is known what will run in it. gmem_reserve()
+ * takes the address space only, which may be given to KVM but must not be touched; then one of
+ * the others puts memory there, before the guest runs. Their failure leaves `m` to gmem_finish().
+ */
+int gmem_reserve(struct gmem *m, const struct gmem_region *region, unsigned count, struct err *e);
+int gmem_back(struct gmem *m, enum gmem_backing backing, bool thp, struct err *e);
+/* Takes `fd`, also when it fails. */
+int gmem_back_file(struct gmem *m, int fd, struct err *e);
+/*
  * Adds the file `fd` (borrowed, `size` bytes of it) at `gpa`, above all others, both aligned to
  * GMEM_FILE_ALIGN; what is missing to a whole GMEM_FILE_ALIGN is private memory, zeroed. What is
  * written goes into the file, or with `read_only` nowhere: the guest is to be kept from writing, and

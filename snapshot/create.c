@@ -125,7 +125,7 @@ static int rescan(struct job *j, struct err *e)
 	if (r == 0)
 		r = memory_present(&j->m->mem, j->h->lazy, &all, e);
 	if (r == 0)
-		r = memory_tabulate(&j->m->mem, &all, true, &j->table, e);
+		r = memory_tabulate(&j->m->mem, &all, &j->table, e);
 	pageset_finish(&j->pages);
 	j->pages = all;
 	return r;

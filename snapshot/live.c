@@ -86,7 +86,7 @@ static int copy_round(struct snapshot_live *l, struct err *e)
 	int r = 0;
 
 	if (fresh)
-		r = memory_present(mem, l->job.h->lazy, &l->next, e);
+		r = memory_present(mem, false, &l->next, e);
 	l->count = pageset_count(&l->next);
 	pageset_add_all(&l->job.pages, &l->next);
 	return r < 0 ? r : memory_copy(mem, fd, &l->next, fresh, &l->stop, e);
@@ -108,19 +108,14 @@ static int first_round(struct snapshot_live *l, struct err *e)
 static int tabulate(struct job *j, struct err *e)
 {
 	bool diff = state_is_diff(&j->state.meta);
-	struct gmem view;
-	int r = memory_view(&view, j->out.memory.fd, gmem_size(&j->m->mem), e);
+	int fd = j->out.memory.fd;
+	int r = 0;
 
-	if (r < 0)
-		return r;
 	if (!diff) {
 		pageset_clear(&j->pages);
-		r = memory_in_file(j->out.memory.fd, &j->pages, e);
+		r = memory_in_file(fd, &j->pages, e);
 	}
-	if (r == 0)
-		r = memory_tabulate(&view, &j->pages, !diff, &j->table, e);
-	munmap(view.map, view.map_len);
-	return r;
+	return r < 0 ? r : memory_tabulate_file(fd, &j->pages, !diff, &j->table, e);
 }
 
 static int write_state(struct snapshot_live *l, struct err *e)
@@ -433,6 +428,11 @@ int live_begin(struct vm *vm, struct snapshot_history *h, const struct snapshot_
 
 	if (!vm->machine)
 		return err_set(e, EINVAL, "the microVM has not been started");
+	/* Nobody could end a thread that waits for a handler which is gone. */
+	if (h->lazy)
+		return err_set(e, ENOTSUP,
+			       "live: memory that a page fault handler brings cannot be copied "
+			       "while the microVM runs");
 	l = prepare(vm, p);
 	if (!l)
 		return err_set(e, ENOMEM, "out of memory");

@@ -229,8 +229,11 @@ static int write_run(const struct gmem *m, int fd, uint64_t page, uint64_t count
 	return r < 0 ? err_set(e, -r, "write guest memory: %s", strerror(-r)) : 0;
 }
 
-/* Leaves pages of zeroes out of the chunk; adds up the hash of the others. Returns how many. */
-static unsigned weigh_chunk(const struct gmem *m, struct pageset *s, uint64_t first, bool skip,
+/*
+ * Leaves pages of zeroes out of the chunk, whose pages are at `chunk`; adds up the hash of the others.
+ * Returns how many.
+ */
+static unsigned weigh_chunk(const uint8_t *chunk, struct pageset *s, uint64_t first, bool skip,
 			    uint64_t *hash)
 {
 	uint64_t end = MIN(first + PAGESET_CHUNK, s->pages);
@@ -240,7 +243,7 @@ static unsigned weigh_chunk(const struct gmem *m, struct pageset *s, uint64_t fi
 	*hash = 0;
 	for (; (n = pageset_run(s, &at, end)); at += n)
 		for (uint64_t i = 0; i < n; i++) {
-			const uint8_t *page = page_at(m, at + i);
+			const uint8_t *page = chunk + (at + i - first) * GMEM_PAGE;
 
 			if (skip && memory_is_zero(page)) {
 				pageset_remove(s, at + i);
@@ -275,13 +278,13 @@ static struct memory_chunk *add_chunk(struct memory_table *t)
 }
 
 /* Makes the table's entry for the chunk at `first`; 0 when nothing of it is to be written. */
-static int tabulate_chunk(const struct gmem *m, struct pageset *s, uint64_t first, bool skip,
+static int tabulate_chunk(const uint8_t *chunk, struct pageset *s, uint64_t first, bool skip,
 			  struct memory_table *t, struct err *e)
 {
 	struct memory_chunk *c;
 	uint64_t hash;
 
-	if (chunk_is_empty(s, first) || weigh_chunk(m, s, first, skip, &hash) == 0)
+	if (chunk_is_empty(s, first) || weigh_chunk(chunk, s, first, skip, &hash) == 0)
 		return 0;
 	c = add_chunk(t);
 	if (!c)
@@ -312,7 +315,7 @@ static int each_chunk(const struct gmem *m, int fd, struct pageset *s, bool skip
 
 	*t = (struct memory_table){0};
 	for (uint64_t first = 0; r >= 0 && first < s->pages; first += PAGESET_CHUNK) {
-		r = tabulate_chunk(m, s, first, skip, t, e);
+		r = tabulate_chunk(page_at(m, first), s, first, skip, t, e);
 		if (r > 0 && fd >= 0)
 			r = write_chunk(m, fd, s, first, e);
 	}
@@ -327,10 +330,9 @@ int memory_write(const struct gmem *m, int fd, struct pageset *s, bool skip_zero
 	return each_chunk(m, fd, s, skip_zeroes, t, e);
 }
 
-int memory_tabulate(const struct gmem *m, struct pageset *s, bool skip_zeroes,
-		    struct memory_table *t, struct err *e)
+int memory_tabulate(const struct gmem *m, struct pageset *s, struct memory_table *t, struct err *e)
 {
-	return each_chunk(m, -1, s, skip_zeroes, t, e);
+	return each_chunk(m, -1, s, true, t, e);
 }
 
 /* --- write, while the guest runs --- */
@@ -392,19 +394,28 @@ int memory_write_taken(int fd, const uint8_t *from, const struct pageset *taken,
 	return r < 0 ? err_set(e, -r, "write guest memory: %s", strerror(-r)) : 0;
 }
 
-int memory_view(struct gmem *view, int fd, uint64_t size, struct err *e)
+/* Read and not mapped: a disk that fails must not end us by SIGBUS. */
+int memory_tabulate_file(int fd, struct pageset *s, bool skip_zeroes, struct memory_table *t,
+			 struct err *e)
 {
-	void *map = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+	cleanup_free uint8_t *buf = malloc(PAGESET_CHUNK * GMEM_PAGE);
+	int r = buf ? 0 : err_set(e, ENOMEM, "out of memory");
 
-	if (map == MAP_FAILED)
-		return err_sys(e, "map the memory file");
-	*view = (struct gmem){.region[0] = {.len = size, .host = map},
-			      .count = 1,
-			      .all = 1,
-			      .fd = -1,
-			      .map = map,
-			      .map_len = size};
-	return 0;
+	*t = (struct memory_table){0};
+	for (uint64_t first = 0; r >= 0 && first < s->pages; first += PAGESET_CHUNK) {
+		uint64_t n = MIN(s->pages - first, (uint64_t)PAGESET_CHUNK);
+
+		if (chunk_is_empty(s, first))
+			continue;
+		r = fd_pread_full(fd, buf, n * GMEM_PAGE, first * GMEM_PAGE);
+		if (r < 0)
+			err_set(e, -r, "read back what was written: %s", strerror(-r));
+		else
+			r = tabulate_chunk(buf, s, first, skip_zeroes, t, e);
+	}
+	if (r < 0)
+		memory_table_finish(t);
+	return r < 0 ? r : 0;
 }
 
 int memory_in_file(int fd, struct pageset *s, struct err *e)

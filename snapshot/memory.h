@@ -67,12 +67,8 @@ void memory_put_back(const struct gmem *m, const struct pageset *s);
 int memory_write(const struct gmem *m, int fd, struct pageset *s, bool skip_zeroes,
 		 struct memory_table *t, struct err *e);
 
-/*
- * Only fills the table, for pages that are in the file already. `skip_zeroes`: leaves those out of the
- * set.
- */
-int memory_tabulate(const struct gmem *m, struct pageset *s, bool skip_zeroes,
-		    struct memory_table *t, struct err *e);
+/* Only fills the table, for pages that are in the file already; leaves zeroes out of the set. */
+int memory_tabulate(const struct gmem *m, struct pageset *s, struct memory_table *t, struct err *e);
 
 /*
  * Only writes the pages in `s`, each as it is at some moment meanwhile. `skip_zeroes`: the file has a
@@ -89,11 +85,9 @@ uint64_t memory_take(const struct gmem *m, struct pageset *s, uint8_t *to, uint6
 /* Writes what memory_take() took. Any thread. */
 int memory_write_taken(int fd, const uint8_t *from, const struct pageset *taken, struct err *e);
 
-/*
- * A memory file as if it were guest memory, to be looked at with these functions: of `size` bytes, each
- * page of which is the file's. Unmap view->map. Any thread.
- */
-int memory_view(struct gmem *view, int fd, uint64_t size, struct err *e);
+/* The same of what is in the file, without guest memory; zeroes are left out if asked. Any thread. */
+int memory_tabulate_file(int fd, struct pageset *s, bool skip_zeroes, struct memory_table *t,
+			 struct err *e);
 /* Adds the pages of the file that are no holes. Any thread. */
 int memory_in_file(int fd, struct pageset *s, struct err *e);
 

@@ -22,10 +22,8 @@
  *     7, which would overwrite it. Then threads, parked.
  *  9. Every queue is served once and every interrupt that is due raised again: what was in the air
  *     when the state was saved (virtio/mmio_state.h, vmm/kvm_state.h).
- * 10. The main thread puts itself under its filter, and lets the vCPUs run if they are to. In a shell
- *     it is the other way round, since their threads have found a processor of their own by then:
- *     those that are new share the main thread's and would wait. It looks at nothing that they do
- *     before.
+ * 10. The main thread puts itself under its filter, and lets the vCPUs run if they are to. Nothing can
+ *     fail any more.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -341,7 +339,7 @@ static int build(struct load *l, struct err *e)
 		r = machine_park(l->m, e);
 	if (r == 0)
 		raise_again(l);
-	if (r == 0 && !l->m->warm)
+	if (r == 0)
 		r = machine_confine(l->m, e);
 	t->run_us = lap_us(l);
 	t->total_us = l->last_ns / 1000 - t->begin_us;
@@ -384,8 +382,6 @@ int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapsh
 		workset_built(h->workset);
 		if (p->resume)
 			vm_let_go(vm);
-		if (l->m->warm)
-			r = machine_confine(l->m, e);
 		remember(l);
 		say(&vm->times);
 	} else {

@@ -72,5 +72,5 @@ int machine_log_dirty(struct vm_machine *m, bool on, struct err *e);
 int machine_build_spare(struct vm_machine *m, unsigned slots, struct err *e);
 /* Threads, if there are none yet; every vCPU is parked until vcpu_set_resume(). */
 int machine_park(struct vm_machine *m, struct err *e);
-/* Filters are in force afterwards. Before the main thread looks at anything of the guest's. */
+/* The filter of the main thread is in force afterwards. Before any vCPU runs. */
 int machine_confine(struct vm_machine *m, struct err *e);

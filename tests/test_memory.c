@@ -340,3 +340,54 @@ Test(memory, a_file_of_another_size_is_not_mapped)
 	cr_expect(strstr(e.msg, "bytes"), "%s", e.msg);
 	teardown(&f);
 }
+
+/* In rounds, as under a guest that goes on: the file, and its table, are as memory is in the end. */
+Test(memory, rounds_end_with_what_memory_is)
+{
+	struct fixture f;
+	_Atomic bool stop = false;
+	struct memory_table table;
+	struct pageset next, taken;
+	struct err e = {0};
+	uint8_t *buf = malloc(2 * GMEM_PAGE);
+	uint64_t hash;
+
+	setup(&f, GMEM_ANON);
+	cr_assert_eq(pageset_init(&next, PAGES, &e), 0);
+	cr_assert_eq(pageset_init(&taken, PAGES, &e), 0);
+	memset(page(&f, 1), 1, GMEM_PAGE);
+	memset(page(&f, 700), 2, GMEM_PAGE);
+	memset(page(&f, PAGES - 1), 3, GMEM_PAGE);
+	pageset_add_range(&next, 0, 3);
+	pageset_add(&next, 700);
+	pageset_add(&next, PAGES - 1);
+	cr_expect_eq(memory_copy(&f.mem, f.fd, &next, true, &stop, &e), 0, "%s", e.msg);
+	/* What was written meanwhile: one to zeroes, one that was not there, one that stays. */
+	memset(page(&f, 1), 0, GMEM_PAGE);
+	memset(page(&f, 701), 4, GMEM_PAGE);
+	memset(page(&f, 1500), 5, GMEM_PAGE);
+	pageset_clear(&next);
+	pageset_add(&next, 1);
+	pageset_add(&next, 701);
+	pageset_add(&next, 1500);
+	cr_expect_eq(memory_take(&f.mem, &next, buf, 2, &taken), 2);
+	cr_expect_eq(pageset_count(&next), 1, "the third does not fit");
+	memset(page(&f, 701), 9, GMEM_PAGE); /* behind the pause: not of this snapshot */
+	cr_expect_eq(memory_copy(&f.mem, f.fd, &next, false, &stop, &e), 0);
+	cr_expect_eq(memory_write_taken(f.fd, buf, &taken, &e), 0);
+	memset(page(&f, 701), 4, GMEM_PAGE);
+	expect_same(&f);
+	cr_expect_eq(memory_in_file(f.fd, &f.set, &e), 0);
+	cr_expect_eq(memory_tabulate_file(f.fd, &f.set, true, &table, &e), 0, "%s", e.msg);
+	cr_expect_eq(memory_table_count(&table), 4, "page 1 is of zeroes now");
+	cr_expect_eq(table.count, 3);
+	hash = memory_page_hash(page(&f, 700), 700) + memory_page_hash(page(&f, 701), 701);
+	cr_expect_eq(table.chunk[0].hash, hash);
+	stop = true;
+	cr_expect_eq(memory_copy(&f.mem, f.fd, &f.set, true, &stop, &e), -ECANCELED);
+	memory_table_finish(&table);
+	pageset_finish(&next);
+	pageset_finish(&taken);
+	free(buf);
+	teardown(&f);
+}

@@ -29,6 +29,7 @@ static const struct verb {
 	{"cp", "copy files into the guest or out of it", verb_cp},
 	{"identity", "make the guest of a clone somebody else", verb_identity},
 	{"doctor", "look whether this machine has what microVMs need", verb_doctor},
+	{"completion", "what bash or zsh needs to complete these words", verb_completion},
 };
 
 static const char *verb_name(void *arg, unsigned i)

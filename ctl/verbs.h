@@ -18,6 +18,7 @@ int verb_clone(struct ctl *c, int argc, char **argv);
 int verb_events(struct ctl *c, int argc, char **argv);
 int verb_metrics(struct ctl *c, int argc, char **argv);
 int verb_doctor(struct ctl *c, int argc, char **argv);
+int verb_completion(struct ctl *c, int argc, char **argv);
 int verb_exec(struct ctl *c, int argc, char **argv);
 int verb_cp(struct ctl *c, int argc, char **argv);
 int verb_identity(struct ctl *c, int argc, char **argv);

@@ -117,3 +117,19 @@ told() {
 		all(.[]; .state == "ok" or (.cost and .fix))'
 	"$CTL" stop --now e
 }
+
+@test "completion: verbs, options, names of microVMs" {
+	"$CTL" run -d -n only -k "$GUEST/echo.elf"
+	complete_words() { # complete_words WORD...: what bash would offer
+		PATH=$TOP/build:$PATH bash -c 'source <(sporectl completion bash)
+			COMP_WORDS=(sporectl "$@") COMP_CWORD=$#
+			_sporectl
+			echo "${COMPREPLY[*]}"' bash "$@"
+	}
+	[ "$(complete_words sn)" = snapshot ]
+	[ "$(complete_words snapshot --li)" = --live ]
+	[ "$(complete_words pause o)" = only ]
+	"$CTL" completion zsh | grep -q bashcompinit
+	advises "sporectl completion bash" completion fish
+	"$CTL" stop --now only
+}

@@ -14,6 +14,7 @@ static const struct verb {
 } verbs[] = {
 	{"run", "start a microVM, with its console here", verb_run},
 	{"ps", "list the microVMs", verb_ps},
+	{"top", "the same again and again, with what each uses", verb_top},
 	{"console", "attach to the console of one; Ctrl-] detaches", verb_console},
 	{"logs", "what the guest has printed, or spore", verb_logs},
 	{"stop", "ask guests to shut down, and end them if they do not", verb_stop},

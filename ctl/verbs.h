@@ -6,6 +6,7 @@
 
 int verb_run(struct ctl *c, int argc, char **argv);
 int verb_ps(struct ctl *c, int argc, char **argv);
+int verb_top(struct ctl *c, int argc, char **argv);
 int verb_logs(struct ctl *c, int argc, char **argv);
 int verb_console(struct ctl *c, int argc, char **argv);
 int verb_stop(struct ctl *c, int argc, char **argv);

@@ -98,7 +98,8 @@ told() {
 	done
 	[ "$("$CTL" restore -d -n p --paused "$BATS_TEST_TMPDIR/full")" = p ]
 	[ "$("$CTL" ps --json | jq -r '.[] | select(.name == "p") | .state')" = paused ]
-	"$CTL" clone --json --rm -c 4 -n c "$BATS_TEST_TMPDIR/live" | jq -e 'map(.name) == ["c-1", "c-2", "c-3", "c-4"] and all(.state == "running")'
+	[ "$("$CTL" clone --json --rm -c 4 -n c "$BATS_TEST_TMPDIR/live" |
+		jq 'map(.name) == ["c-1", "c-2", "c-3", "c-4"] and all(.state == "running")')" = true ]
 	# The second of a name that is in use is reported; its siblings live.
 	run "$CTL" clone -c 5 -n c "$BATS_TEST_TMPDIR/live"
 	[ "$status" = 1 ]
@@ -113,8 +114,10 @@ told() {
 	[ "$("$CTL" events --until started e | jq -r .event)" = started ]
 	"$CTL" metrics e | grep -q "^spore_"
 	advises "sporectl ps" metrics nobody
-	"$CTL" doctor --json | jq -e 'length == 8 and (.[0] | .check == "/dev/kvm" and .state == "ok") and
-		all(.[]; .state == "ok" or (.cost and .fix))'
+	[ "$("$CTL" top --json --seconds 1 | jq 'length == 1 and .[0].name == "e" and .[0].cpu >= 0')" = true ]
+	"$CTL" top --seconds 1 | head -1 | grep -q "^NAME .* CPU"
+	[ "$("$CTL" doctor --json | jq 'length == 8 and (.[0] | .check == "/dev/kvm" and .state == "ok") and
+		all(.[]; .state == "ok" or (.cost and .fix))')" = true ]
 	"$CTL" stop --now e
 }
 

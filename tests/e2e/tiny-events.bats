@@ -14,11 +14,18 @@ teardown() {
 	rm -rf "$TMP"
 }
 
-# events GUEST OPTIONS...: starts it with a reader of its events in $TMP/events.
+# events GUEST OPTIONS...: starts it with a reader of its events in $TMP/events, which has been answered
+# before the guest runs: it may end at once.
 events() {
 	vm_api "${@:2}"
-	curl -sS --no-buffer --unix-socket "$API_SOCK" http://localhost/events >"$TMP/events" &
+	rm -f "$TMP/head"
+	curl -sS --no-buffer -D "$TMP/head" --unix-socket "$API_SOCK" http://localhost/events >"$TMP/events" &
 	READER=$!
+	for _ in $(seq 1000); do
+		grep -qs "^HTTP/1.1 200" "$TMP/head" && break
+		sleep 0.01
+	done
+	grep -q "^HTTP/1.1 200" "$TMP/head" || fail "no stream of events"
 	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/$1.elf\"}"
 	ok PUT /actions '{"action_type": "InstanceStart"}'
 }

@@ -30,7 +30,6 @@ static void tell_made(struct api *api, const struct snapshot_create_params *p,
 		   EVENT_NUMBER("state_us", report->state_us),
 		   EVENT_NUMBER("memory_us", report->memory_us),
 		   EVENT_NUMBER("paused_us", p->live ? report->paused_us : report->total_us),
-		   EVENT_NUMBER("paused_us", p->live ? report->paused_us : report->total_us),
 		   EVENT_NUMBER("took_us", report->total_us));
 }
 

@@ -101,6 +101,23 @@ static json_t *read_config(struct ctl *c, const char *given, char dir[PATH_MAX],
 	return config;
 }
 
+/* What both begin with: the command line, and the directory that it names. NULL: *code is the exit code. */
+static json_t *begin(struct ctl *c, const struct ctl_usage *usage, int argc, char **argv,
+		     struct args *a, char dir[PATH_MAX], int *code)
+{
+	json_t *config;
+	struct err e;
+
+	if (!ctl_parse(c, usage, &argc, &argv, a)) {
+		*code = c->exit_code;
+		return NULL;
+	}
+	config = read_config(c, argv[0], dir, &e);
+	if (!config)
+		*code = ctl_fail(c, &e);
+	return config;
+}
+
 int verb_restore(struct ctl *c, int argc, char **argv)
 {
 	static const struct ctl_option options[] = {
@@ -124,12 +141,12 @@ int verb_restore(struct ctl *c, int argc, char **argv)
 	struct launch l;
 	json_t *config;
 	struct err e;
-	int r;
+	int code, r;
 
-	if (!ctl_parse(c, &usage, &argc, &argv, &a))
-		return c->exit_code;
-	config = read_config(c, argv[0], dir, &e);
-	r = config ? start(c, &a, a.name, dir, config, &l, &e) : -ENOENT;
+	config = begin(c, &usage, argc, argv, &a, dir, &code);
+	if (!config)
+		return code;
+	r = start(c, &a, a.name, dir, config, &l, &e);
 	json_decref(config);
 	if (r < 0)
 		return ctl_fail(c, &e);
@@ -187,14 +204,11 @@ int verb_clone(struct ctl *c, int argc, char **argv)
 	struct args a = {.count = 1, .name = "clone"};
 	json_t *config, *rows;
 	char dir[PATH_MAX];
-	struct err e;
 	int code;
 
-	if (!ctl_parse(c, &usage, &argc, &argv, &a))
-		return c->exit_code;
-	config = read_config(c, argv[0], dir, &e);
+	config = begin(c, &usage, argc, argv, &a, dir, &code);
 	if (!config)
-		return ctl_fail(c, &e);
+		return code;
 	rows = json_array();
 	code = clone_all(c, &a, dir, config, rows);
 	json_decref(config);

@@ -909,15 +909,21 @@ static void slow_disk(int pipe_fd[2])
 	cr_assert_eq(uring_set_file(&block()->ring, 0, pipe_fd[0]), 0);
 }
 
+/* A request that cannot be answered before something is written to p[1], or that is closed. */
+static void begin_slow_read(struct request *r, int p[2])
+{
+	slow_disk(p);
+	add_read(r);
+	driver_kick(&g, 0);
+	cr_assert_eq(block()->ring.in_flight, 1);
+}
+
 Test(block_async, a_completion_that_comes_later)
 {
 	struct request r;
 	int p[2];
 
-	slow_disk(p);
-	add_read(&r);
-	driver_kick(&g, 0);
-	cr_assert_eq(block()->ring.in_flight, 1);
+	begin_slow_read(&r, p);
 	cr_assert_not(driver_used(&g, 0, NULL, NULL));
 	cr_assert_eq(write(p[1], (char[512]){"late"}, 512), 512);
 	poll(&(struct pollfd){.fd = uring_fd(&block()->ring), .events = POLLIN}, 1, -1);
@@ -953,10 +959,7 @@ Test(block_async, a_file_that_goes_waits_for_what_is_in_flight)
 	struct request r;
 	int p[2];
 
-	slow_disk(p);
-	add_read(&r);
-	driver_kick(&g, 0);
-	cr_assert_eq(block()->ring.in_flight, 1);
+	begin_slow_read(&r, p);
 	close(p[1]);
 	cr_assert_eq(set_file(-1, NULL), 0);
 	cr_assert_eq(block()->ring.in_flight, 0);
@@ -970,10 +973,7 @@ Test(block_async, reset_waits_for_what_is_in_flight)
 	struct request r;
 	int p[2];
 
-	slow_disk(p);
-	add_read(&r);
-	driver_kick(&g, 0);
-	cr_assert_eq(block()->ring.in_flight, 1);
+	begin_slow_read(&r, p);
 	close(p[1]);
 	driver_write(&g, VIRTIO_MMIO_STATUS, 0);
 	cr_assert_eq(block()->ring.in_flight, 0);

@@ -70,8 +70,8 @@ struct virtio_ops {
 	 */
 	void (*reset)(struct virtio_device *d);
 	/*
-	 * Before the device's state is saved; vCPUs parked, main thread. Finishes what is in
-	 * flight: afterwards every chain that was taken has been released, its interrupt decided
+	 * Before the device's state is saved, vCPUs parked, and between the rounds of a live
+	 * snapshot, when they run; main thread, the slot's lock held. Finishes what is in flight: afterwards every chain that was taken has been released, its interrupt decided
 	 * (virtio_queue_end()), or has been put back, and guest memory is not written to until the
 	 * next callback. -errno with `e` filled when that is impossible. NULL when nothing is ever
 	 * in flight between two callbacks.

@@ -605,6 +605,7 @@ faults() {
 		last=$number
 	done
 	[ "$(grep -c '"event":"snapshot_begun"' "$EVENTS")" = 3 ]
+	[ "$(grep '"event":"snapshot"' "$EVENTS" | grep -o '"paused_us":[0-9]' | wc -l)" = 3 ]
 	[ "$(ls "/proc/$VM_PID/task" | wc -l)" -le 3 ] || fail "a thread is left"
 	# Of a paused one: the same as one that is not live, and it stays paused.
 	ok PATCH /vm '{"state": "Paused"}'

@@ -8,27 +8,30 @@ setup() {
 	load vm.bash
 }
 
-ends() { # ends HOW STATUS
-	run "$TOP/tests/lib/terminal.py" "$1" "$SPORE" "$(config "$GUEST/echo.elf")"
+# ends STEP STATUS: spore on a terminal, where Ctrl-C is a key for the guest, ended by this step.
+ends() {
+	run "$TOP/tests/lib/attach.py" wait:ready raw 'keys:\x03k' wait:k "$1" -- \
+		"$SPORE" --no-api --config-file "$(config "$GUEST/echo.elf")"
 	echo "$output"
-	[ "$output" = "status $2" ]
+	[ "$status" = 0 ]
+	[ "${lines[-1]}" = "status $2" ]
 }
 
 @test "the terminal is given back when the guest resets" {
-	ends guest 0
+	ends keys:q 0
 }
 
 @test "the terminal is given back on SIGINT, SIGTERM, SIGQUIT and SIGHUP" {
-	ends SIGINT -2
-	ends SIGTERM -15
-	ends SIGQUIT -3
-	ends SIGHUP 156
+	ends signal:SIGINT -2
+	ends signal:SIGTERM -15
+	ends signal:SIGQUIT -3
+	ends signal:SIGHUP 156
 }
 
 @test "the terminal is given back when spore itself crashes" {
-	ends SIGSEGV 150
-	ends SIGBUS 149
-	ends SIGABRT -6
-	ends SIGILL 157
-	ends SIGXCPU 154
+	ends signal:SIGSEGV 150
+	ends signal:SIGBUS 149
+	ends signal:SIGABRT -6
+	ends signal:SIGILL 157
+	ends signal:SIGXCPU 154
 }

@@ -70,18 +70,26 @@ static void finish(void)
 
 TestSuite(mem, .init = start, .fini = finish, .timeout = 30);
 
-/* Sends a request, cut as a driver would; *state is what STATE tells. */
-static uint16_t ask(uint16_t type, uint64_t addr, uint16_t blocks, uint16_t *state)
+/* Puts a request into the ring, cut as a driver would. */
+static gpa_t put(uint16_t type, uint64_t addr, uint16_t blocks)
 {
 	const struct request q = {.type = type, .addr = addr, .blocks = blocks};
 	gpa_t at = driver_alloc(&g, 64);
 	const struct driver_buf buf[] = {{at, sizeof(q), false}, {at + 32, 10, true}};
-	uint16_t answer;
-	uint32_t len;
 
 	memcpy(driver_ptr(&g, at, sizeof(q)), &q, sizeof(q));
 	memset(driver_ptr(&g, at + 32, 10), 0x55, 10);
 	driver_add(&g, 0, buf, 2);
+	return at;
+}
+
+/* Sends a request; *state is what STATE tells. */
+static uint16_t ask(uint16_t type, uint64_t addr, uint16_t blocks, uint16_t *state)
+{
+	gpa_t at = put(type, addr, blocks);
+	uint16_t answer;
+	uint32_t len;
+
 	driver_kick(&g, 0);
 	cr_assert(driver_used(&g, 0, NULL, &len));
 	cr_assert_eq(len, 10);
@@ -349,6 +357,109 @@ Test(mem, blocks_outlive_a_reset)
 	cr_expect_null(gmem_at(&g.mem, AT, 1));
 }
 
+/* One turn of the queue. True: there is more to do. */
+static bool turn(void)
+{
+	bool more;
+
+	pthread_mutex_lock(&g.lock);
+	more = g.mmio.dev->ops->notify(g.mmio.dev, 0);
+	pthread_mutex_unlock(&g.lock);
+	return more;
+}
+
+static uint64_t plugged_by_the_map(void)
+{
+	uint64_t size = 0;
+
+	for (uint64_t off = 0; off < SIZE; off += BLOCK)
+		size += gmem_all_plugged(&g.mem.region[2], off, BLOCK) ? BLOCK : 0;
+	return size;
+}
+
+static uint64_t resident(void)
+{
+	static unsigned char page[SIZE / GMEM_PAGE];
+	uint64_t size = 0;
+
+	cr_assert_eq(mincore(g.mem.region[2].host, SIZE, page), 0);
+	for (uint64_t i = 0; i < ARRAY_SIZE(page); i++)
+		size += page[i] & 1 ? GMEM_PAGE : 0;
+	return size;
+}
+
+static void plug_everything(void)
+{
+	request(SIZE);
+	cr_assert_eq(ask(PLUG, AT, SIZE / BLOCK, NULL), ACK);
+	cr_assert_eq(PLUGGED, SIZE);
+	for (uint64_t off = 0; off < SIZE; off += BLOCK)
+		g.mem.region[2].host[off] = 1;
+}
+
+/* The main thread has other things to do. */
+Test(mem, a_large_request_takes_many_turns)
+{
+	uint64_t last = 0, now;
+	unsigned turns = 1;
+
+	request(SIZE);
+	put(PLUG, AT, SIZE / BLOCK);
+	for (; turn(); turns++, last = now) {
+		now = plugged_by_the_map();
+		cr_assert(now <= last + PART, "no more than a part at once");
+		cr_assert_eq(PLUGGED, now);
+		cr_assert(now == SIZE || !driver_used(&g, 0, NULL, NULL), "not done yet");
+	}
+	cr_expect_geq(turns, SIZE / PART);
+	cr_expect(driver_used(&g, 0, NULL, NULL));
+	for (uint64_t off = 0; off < SIZE; off += BLOCK)
+		g.mem.region[2].host[off] = 1;
+	for (uint16_t type = UNPLUG; type <= UNPLUG_ALL; type++) {
+		put(type, AT, SIZE / BLOCK);
+		last = resident();
+		cr_assert_eq(last, SIZE / BLOCK * GMEM_PAGE);
+		for (turns = 1; turn(); turns++, last = now) {
+			now = resident();
+			cr_assert(now + MIB(64) / BLOCK * GMEM_PAGE >= last, "too much at once");
+			cr_assert_eq(PLUGGED, plugged_by_the_map());
+		}
+		cr_expect_geq(turns, SIZE / MIB(64));
+		cr_expect_eq(PLUGGED, 0);
+		cr_expect_eq(resident(), 0);
+		cr_expect(driver_used(&g, 0, NULL, NULL));
+		cr_expect_eq(metric_take(&count->unplug_bytes), SIZE);
+		plug_everything();
+	}
+}
+
+Test(mem, a_reset_in_the_middle_of_a_request)
+{
+	for (unsigned turns = 1; turns < 12; turns++) {
+		plug_everything();
+		put(UNPLUG, AT, SIZE / BLOCK);
+		for (unsigned i = 0; i < turns; i++)
+			cr_assert(turn());
+		driver_write(&g, VIRTIO_MMIO_STATUS, 0);
+		driver_start(&g, FEATURES);
+		cr_assert_eq(PLUGGED, plugged_by_the_map());
+		cr_assert(PLUGGED > 0 && PLUGGED < SIZE);
+		/* What was unplugged and not yet given back is, before anything else. */
+		driver_kick(&g, 0);
+		cr_assert_eq(resident(), PLUGGED / BLOCK * GMEM_PAGE);
+		cr_assert_eq(ask(UNPLUG_ALL, 0, 0, NULL), ACK);
+		cr_assert_eq(resident(), 0);
+		put(PLUG, AT, SIZE / BLOCK);
+		for (unsigned i = 0; i < turns; i++)
+			cr_assert(turn());
+		driver_write(&g, VIRTIO_MMIO_STATUS, 0);
+		driver_start(&g, FEATURES);
+		cr_assert_eq(PLUGGED, plugged_by_the_map());
+		cr_assert_eq(ask(UNPLUG_ALL, 0, 0, NULL), ACK);
+		cr_assert_eq(PLUGGED, 0);
+	}
+}
+
 Test(mem, a_broken_ring)
 {
 	driver_publish(&g, 0, 999);
@@ -404,6 +515,22 @@ Test(mem, a_snapshot_knows_what_was_plugged)
 	cr_expect_not_null(gmem_at(&g.mem, AT + BLOCK, 2 * BLOCK));
 	cr_expect_null(gmem_at(&g.mem, AT, 1));
 	cr_expect_not_null(gmem_at(&g.mem, AT + 3 * PART, BLOCK));
+	wire_finish(&own);
+}
+
+Test(mem, a_snapshot_in_the_middle_of_a_request)
+{
+	struct err e = {0};
+
+	plug_everything();
+	put(UNPLUG, AT, SIZE / BLOCK);
+	cr_assert(turn());
+	cr_assert(!driver_used(&g, 0, NULL, NULL));
+	save();
+	cr_expect(driver_used(&g, 0, NULL, NULL), "carried out to its end");
+	cr_expect_eq(PLUGGED, 0);
+	cr_assert_eq(restore(&e), 0, "%s", e.msg);
+	cr_expect_eq(PLUGGED, 0);
 	wire_finish(&own);
 }
 

@@ -17,8 +17,12 @@
  * A hostile guest can at worst use more of the host's memory than it was asked to have: it may touch
  * unplugged blocks of a part of which one is plugged. It may plug within the usable region only,
  * which is EXTRA and less than a part larger than what was ever requested since all was
- * unplugged, and never beyond the region. One request for all blocks keeps the main thread while
- * the kernel takes that memory back.
+ * unplugged, and never beyond the region.
+ *
+ * However many blocks a request is for, a turn of the queue callback ends after SLICE bytes were given
+ * back, or one part of the region came or went, which may take KVM milliseconds; the request goes on in
+ * the next turn. What is done of it counts at once, so a reset in between leaves every
+ * block either there or not, and forgets the rest of the request.
  */
 #include "virtio/mem.h"
 
@@ -29,8 +33,9 @@
 /* Section 5.15.3. */
 #define F_UNPLUGGED_INACCESSIBLE (1ull << 1)
 
-/* Requests in a turn of the queue callback. */
-#define TURN  16u
+/* A turn of the queue callback ends after so many steps, or bytes given back. */
+#define TURN  64u
+#define SLICE MIB(64)
 /* What may be plugged beyond requested_size: blocks that cannot be unplugged may be in the way. */
 #define EXTRA MIB(256)
 
@@ -57,15 +62,28 @@ struct mem_space {
 	uint64_t usable_size, plugged_size, requested_size;
 };
 
+/* A request that is being carried out; offsets in the region. */
+struct mem_work {
+	bool busy; /* it has a chain, which waits for its answer */
+	enum request asked;
+	bool plugs;
+	enum answer answer;
+	uint64_t first, at, end; /* [first, at) is done */
+	uint64_t given;		 /* [given, at) is unplugged, and still to be given back */
+	uint64_t since;		 /* now_ns() */
+};
+
 struct mem {
 	struct virtio_device dev;
 	struct virtq queue;		  /* [s] */
+	struct mem_work work;		  /* [s] */
+	uint64_t turn;			  /* [m] bytes of SLICE that this turn has used */
 	struct mem_space space;		  /* [s] */
 	struct mem_metrics count;	  /* [a] */
 	const struct gmem_region *region; /* [I] */
 	struct mem_setup host;		  /* [I] */
 	uint64_t *saved;		  /* [m] of a snapshot: a bit for each block; else NULL */
-	struct virtq_chain chain;	  /* scratch of the queue callback */
+	struct virtq_chain chain;	  /* of the request */
 };
 
 static struct mem *to_mem(const struct virtio_device *d)
@@ -80,37 +98,104 @@ static bool part_is_empty(const struct mem *m, uint64_t part)
 	return !gmem_any_plugged(m->region, part * m->region->part, m->region->part);
 }
 
+static int map_part(struct mem *m, uint64_t part, bool on)
+{
+	m->turn += SLICE;
+	return m->host.map(m->host.arg, (unsigned)part, on);
+}
+
 /* Takes from the guest the parts of [off, off + len) in which no block is left. */
 static void unmap_empty(struct mem *m, uint64_t off, uint64_t len)
 {
 	for (uint64_t n = off / m->region->part; n <= (off + len - 1) / m->region->part; n++)
 		if (part_is_empty(m, n))
-			m->host.map(m->host.arg, (unsigned)n, false);
+			map_part(m, n, false);
 }
 
-/* Gives the guest the parts of [off, off + len) in which there was none: all, or none and -errno. */
-static int map_empty(struct mem *m, uint64_t off, uint64_t len)
+static void set_plugged(struct mem *m, uint64_t off, uint64_t len, bool on)
 {
-	int r = 0;
+	gmem_set_plugged(m->region, off, len, on);
+	m->space.plugged_size += on ? len : -len;
+	m->dev.state.config_generation++;
+}
 
-	for (uint64_t n = off / m->region->part; n <= (off + len - 1) / m->region->part; n++) {
-		if (part_is_empty(m, n))
-			r = m->host.map(m->host.arg, (unsigned)n, true);
-		if (r < 0)
-			break;
+/* --- steps of a request --- */
+
+/* The blocks up to the end of a part. When the host has no memory left, those before are undone. */
+static void plug_step(struct mem *m)
+{
+	struct mem_work *w = &m->work;
+	uint64_t part = w->at / m->region->part;
+	uint64_t len = MIN(w->end, (part + 1) * m->region->part) - w->at;
+	int r = part_is_empty(m, part) ? map_part(m, part, true) : 0;
+
+	if (r < 0) {
+		log_warn("memory hotplug: map %llu MiB: %s", (unsigned long long)(len >> 20),
+			 strerror(-r));
+		w->plugs = false;
+		w->answer = NACK;
+		w->end = w->at;
+		w->at = w->given = w->first;
+		return;
 	}
-	if (r < 0)
-		unmap_empty(m, off, len);
-	return r;
+	set_plugged(m, w->at, len, true);
+	w->at += len;
+}
+
+static void give_back(struct mem *m)
+{
+	struct mem_work *w = &m->work;
+	uint64_t len = MIN(w->at - w->given, SLICE);
+	int64_t r = gmem_discard(m->dev.env.mem, m->region->host + w->given, len);
+
+	if (r < 0) {
+		metric_inc(&m->count.unplug_discard_fails);
+		log_warn("memory hotplug: give back memory: %s", strerror((int)-r));
+	}
+	w->given += len;
+	m->turn += len;
+}
+
+static bool block_is_there(const struct mem *m, uint64_t off)
+{
+	return gmem_any_plugged(m->region, off, m->region->block);
+}
+
+/* The next blocks that are there: from here on nobody may touch them; then the host has them back. */
+static void unplug_step(struct mem *m)
+{
+	struct mem_work *w = &m->work;
+	uint64_t block = m->region->block, len = 0;
+
+	while (w->at < w->end && !block_is_there(m, w->at))
+		w->at += block;
+	w->given = w->at;
+	while (w->at + len < w->end && len < SLICE && block_is_there(m, w->at + len))
+		len += block;
+	if (len == 0)
+		return;
+	set_plugged(m, w->at, len, false);
+	unmap_empty(m, w->at, len);
+	if (w->asked != PLUG)
+		metric_add(&m->count.unplug_bytes, len);
+	w->at += len;
+}
+
+/* True: there is more to do. */
+static bool step(struct mem *m)
+{
+	struct mem_work *w = &m->work;
+
+	if (w->given < w->at && !w->plugs)
+		give_back(m);
+	else if (w->plugs)
+		plug_step(m);
+	else
+		unplug_step(m);
+	return w->at < w->end || (!w->plugs && w->given < w->at);
 }
 
 /* --- requests --- */
-
-static void set_plugged_size(struct mem *m, uint64_t size)
-{
-	m->space.plugged_size = size;
-	m->dev.state.config_generation++;
-}
 
 /* The range of a request within the usable region; false: there is no such range. */
 static bool range_of(const struct mem *m, const struct mem_request *q, uint64_t *off, uint64_t *len)
@@ -121,40 +206,27 @@ static bool range_of(const struct mem *m, const struct mem_request *q, uint64_t 
 	       range_within(*off, *len, m->space.usable_size);
 }
 
+/* Leaves work of [off, off + len), which is answered with ACK unless the work says otherwise. */
+static enum answer begin(struct mem *m, uint64_t off, uint64_t len)
+{
+	struct mem_work *w = &m->work;
+
+	w->plugs = w->asked == PLUG;
+	w->first = w->at = w->given = off;
+	w->end = off + len;
+	return ACK;
+}
+
 static enum answer plug(struct mem *m, const struct mem_request *q)
 {
 	uint64_t off, len;
-	int r;
 
 	if (!range_of(m, q, &off, &len) || gmem_any_plugged(m->region, off, len))
 		return ERROR;
 	/* One that was asked to shrink may have more than that. */
 	if (!range_within(m->space.plugged_size, len, m->space.requested_size))
 		return NACK;
-	r = map_empty(m, off, len);
-	if (r < 0) {
-		log_warn("memory hotplug: map %llu MiB: %s", (unsigned long long)(len >> 20),
-			 strerror(-r));
-		return NACK;
-	}
-	gmem_set_plugged(m->region, off, len, true);
-	set_plugged_size(m, m->space.plugged_size + len);
-	metric_add(&m->count.plug_bytes, len);
-	return ACK;
-}
-
-/* From here on nobody may touch it; then the host has it back. */
-static void unplug_range(struct mem *m, uint64_t off, uint64_t len)
-{
-	int64_t r;
-
-	gmem_set_plugged(m->region, off, len, false);
-	unmap_empty(m, off, len);
-	r = gmem_discard(m->dev.env.mem, m->region->host + off, len);
-	if (r < 0) {
-		metric_inc(&m->count.unplug_discard_fails);
-		log_warn("memory hotplug: give back memory: %s", strerror((int)-r));
-	}
+	return begin(m, off, len);
 }
 
 static enum answer unplug(struct mem *m, const struct mem_request *q)
@@ -163,10 +235,7 @@ static enum answer unplug(struct mem *m, const struct mem_request *q)
 
 	if (!range_of(m, q, &off, &len) || !gmem_all_plugged(m->region, off, len))
 		return ERROR;
-	unplug_range(m, off, len);
-	set_plugged_size(m, m->space.plugged_size - len);
-	metric_add(&m->count.unplug_bytes, len);
-	return ACK;
+	return begin(m, off, len);
 }
 
 static uint64_t usable_size(const struct mem *m, uint64_t requested)
@@ -174,17 +243,6 @@ static uint64_t usable_size(const struct mem *m, uint64_t requested)
 	uint64_t parts = (requested + EXTRA + m->region->part - 1) / m->region->part;
 
 	return MIN(parts * m->region->part, m->region->len);
-}
-
-static enum answer unplug_all(struct mem *m)
-{
-	metric_add(&m->count.unplug_bytes, m->space.plugged_size);
-	for (uint64_t off = 0; off < m->region->len; off += m->region->part)
-		if (gmem_any_plugged(m->region, off, m->region->part))
-			unplug_range(m, off, m->region->part);
-	m->space.usable_size = usable_size(m, m->space.requested_size);
-	set_plugged_size(m, 0);
-	return ACK;
 }
 
 static enum answer tell_state(const struct mem *m, const struct mem_request *q, uint16_t *state)
@@ -200,7 +258,16 @@ static enum answer tell_state(const struct mem *m, const struct mem_request *q, 
 	return ACK;
 }
 
-static enum answer carry_out(struct mem *m, const struct mem_request *q, uint16_t *state)
+static void release(struct mem *m, enum answer answer, uint16_t state)
+{
+	struct mem_answer a = {.type = (uint16_t)answer, .state = state};
+	bool room = virtq_chain_write(&m->chain, 0, &a, sizeof(a)) == 0;
+
+	virtq_release(&m->queue, m->chain.head, room ? sizeof(a) : 0);
+}
+
+/* The request in m->work has been carried out, or refused. */
+static void finish(struct mem *m, uint16_t state)
 {
 	static const struct {
 		size_t count, fails, agg;
@@ -213,60 +280,81 @@ static enum answer carry_out(struct mem *m, const struct mem_request *q, uint16_
 		[UNPLUG_ALL] = COUNTERS(unplug_all),
 		[STATE] = COUNTERS(state),
 	};
-	uint64_t start = now_ns();
-	enum answer a = ERROR;
+	struct mem_work *w = &m->work;
 
-	switch ((enum request)q->type) {
-	case PLUG:
-		a = plug(m, q);
-		break;
-	case UNPLUG:
-		a = unplug(m, q);
-		break;
-	case UNPLUG_ALL:
-		a = unplug_all(m);
-		break;
-	case STATE:
-		a = tell_state(m, q, state);
-		break;
-	}
-	metric_inc((void *)((char *)&m->count + of[q->type].count));
-	if (a != ACK)
-		metric_inc((void *)((char *)&m->count + of[q->type].fails));
-	metric_agg_add((void *)((char *)&m->count + of[q->type].agg), (now_ns() - start) / 1000);
-	return a;
+	if (w->asked == UNPLUG_ALL)
+		m->space.usable_size = usable_size(m, m->space.requested_size);
+	if (w->asked == PLUG && w->answer == ACK)
+		metric_add(&m->count.plug_bytes, w->end - w->first);
+	metric_inc((void *)((char *)&m->count + of[w->asked].count));
+	if (w->answer != ACK)
+		metric_inc((void *)((char *)&m->count + of[w->asked].fails));
+	metric_agg_add((void *)((char *)&m->count + of[w->asked].agg),
+		       (now_ns() - w->since) / 1000);
+	w->busy = false;
+	release(m, w->answer, state);
 }
 
-/* Serves m->chain; returns the bytes written into it. */
-static uint32_t serve(struct mem *m)
+/* Takes up the request in m->chain: it is answered, or m->work is left to be done. */
+static void take_up(struct mem *m)
 {
-	struct mem_answer a = {.type = ERROR};
+	struct mem_work *w = &m->work;
 	uint16_t state = 0;
 	struct mem_request q = {0};
 	uint32_t len = MIN(m->chain.readable, (uint32_t)sizeof(q));
 
 	virtq_chain_read(&m->chain, 0, &q, len);
 	/* Nothing is done that cannot be answered, or was not said to its end. */
-	if (m->chain.writable < sizeof(a) || len < sizeof(q.type) || q.type > STATE ||
-	    (q.type != UNPLUG_ALL && len < sizeof(q)))
+	if (m->chain.writable < sizeof(struct mem_answer) || len < sizeof(q.type) ||
+	    q.type > STATE || (q.type != UNPLUG_ALL && len < sizeof(q))) {
 		metric_inc(&m->count.queue_event_fails);
-	else
-		a.type = (uint16_t)carry_out(m, &q, &state);
-	a.state = state;
-	return virtq_chain_write(&m->chain, 0, &a, sizeof(a)) == 0 ? sizeof(a) : 0;
+		release(m, ERROR, 0);
+		return;
+	}
+	*w = (struct mem_work){.busy = true, .asked = (enum request)q.type, .since = now_ns()};
+	switch (w->asked) {
+	case PLUG:
+		w->answer = plug(m, &q);
+		break;
+	case UNPLUG:
+		w->answer = unplug(m, &q);
+		break;
+	case UNPLUG_ALL:
+		w->answer = begin(m, 0, m->region->len);
+		break;
+	case STATE:
+		w->answer = tell_state(m, &q, &state);
+		break;
+	}
+	if (w->at == w->end)
+		finish(m, state);
+}
+
+/* What a reset has left over is nobody's request, but the host's memory. */
+static bool has_work(const struct mem *m)
+{
+	return m->work.busy || (!m->work.plugs && m->work.given < m->work.at);
+}
+
+static void work(struct mem *m)
+{
+	if (!step(m) && m->work.busy)
+		finish(m, 0);
 }
 
 static bool mem_notify(struct virtio_device *d, unsigned queue)
 {
 	struct mem *m = to_mem(d);
-	unsigned served = 0;
 	int r = 1;
 
 	(void)queue;
 	metric_inc(&m->count.queue_event_count);
-	while (served < TURN && (r = virtq_get(&m->queue, &m->chain)) > 0) {
-		virtq_release(&m->queue, m->chain.head, serve(m));
-		served++;
+	m->turn = 0;
+	for (unsigned steps = 0; r > 0 && steps < TURN && m->turn < SLICE; steps++) {
+		if (has_work(m))
+			work(m);
+		else if ((r = virtq_get(&m->queue, &m->chain)) > 0)
+			take_up(m);
 	}
 	virtio_queue_end(d, &m->queue);
 	if (r < 0) {
@@ -274,6 +362,26 @@ static bool mem_notify(struct virtio_device *d, unsigned queue)
 		virtio_needs_reset(d, r);
 	}
 	return r > 0;
+}
+
+/* A vCPU thread, which may not give memory back. */
+static void mem_reset(struct virtio_device *d)
+{
+	struct mem_work *w = &to_mem(d)->work;
+
+	w->busy = false;
+	w->end = w->at;
+}
+
+static int mem_drain(struct virtio_device *d, struct err *e)
+{
+	struct mem *m = to_mem(d);
+
+	(void)e;
+	while (has_work(m))
+		work(m);
+	virtio_queue_end(d, &m->queue);
+	return 0;
 }
 
 /* --- configuration space --- */
@@ -361,7 +469,8 @@ static int plug_saved(struct mem *m, struct err *e)
 	for (uint64_t b = 0; r == 0 && b < block_count(m); b++) {
 		if (!was_plugged(m, b))
 			continue;
-		r = map_empty(m, b * size, size);
+		if (part_is_empty(m, b * size / m->region->part))
+			r = map_part(m, b * size / m->region->part, true);
 		if (r == 0)
 			gmem_set_plugged(m->region, b * size, size, true);
 	}
@@ -393,6 +502,8 @@ static void mem_destroy(struct virtio_device *d)
 
 static const struct virtio_ops mem_ops = {
 	.notify = mem_notify,
+	.reset = mem_reset,
+	.drain = mem_drain,
 	.wire = mem_wire,
 	.check = mem_check,
 	.destroy = mem_destroy,

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define _GNU_SOURCE
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "tests/lib/driver.h"
 #include "virtio/balloon.h"
+#include "vmm/base/fd.h"
 #include "vmm/base/wire.h"
 
 #define F_STATS	    2u
@@ -229,7 +231,7 @@ Test(balloon, hinting)
 	cr_assert_eq(metric_take(&count->free_page_hint_freed), 4096);
 }
 
-struct __attribute__((packed)) stat {
+struct __attribute__((packed)) stat_entry {
 	uint16_t tag;
 	uint64_t value;
 };
@@ -244,7 +246,7 @@ static void on_out_of_memory(void *arg, uint64_t kills)
 
 static void tell_kills(uint64_t total)
 {
-	const struct stat s = {BALLOON_OOM_KILL, total};
+	const struct stat_entry s = {BALLOON_OOM_KILL, total};
 	gpa_t at = driver_alloc(&g, sizeof(s));
 
 	memcpy(driver_ptr(&g, at, sizeof(s)), &s, sizeof(s));
@@ -272,7 +274,7 @@ Test(balloon, out_of_memory_is_told_once_for_each_kill)
 
 Test(balloon, statistics)
 {
-	const struct stat s[] = {{4, 1000}, {5, 2000}, {15, 7}, {16, 9}, {0xffff, 9}};
+	const struct stat_entry s[] = {{4, 1000}, {5, 2000}, {15, 7}, {16, 9}, {0xffff, 9}};
 	gpa_t at = driver_alloc(&g, sizeof(s));
 
 	all();
@@ -351,6 +353,20 @@ Test(balloon, saved_and_restored)
 	wire_finish(&w);
 }
 
+/* Pages of [p, p + 16 pages) that are memory of this process, and no file's. */
+static unsigned own_pages(const char *p)
+{
+	cleanup_fd int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry[16];
+	unsigned n = 0;
+
+	cr_assert_eq(pread(fd, entry, sizeof(entry), (off_t)((uintptr_t)p / 4096 * 8)),
+		     (ssize_t)sizeof(entry));
+	for (unsigned i = 0; i < 16; i++)
+		n += entry[i] >> 63 && !(entry[i] >> 61 & 1);
+	return n;
+}
+
 /* What gmem_discard() leaves of pages of each kind. */
 static void discard(enum gmem_backing backing, char left)
 {
@@ -371,7 +387,9 @@ static void discard(enum gmem_backing backing, char left)
 	}
 	p = gmem_at(&m, 0, 16 * 4096);
 	memset(p, 'x', 16 * 4096);
+	cr_assert_eq(own_pages(p), backing == GMEM_MEMFD ? 0 : 16);
 	cr_assert_eq(gmem_discard(&m, p + 4096, 8192), 8192);
+	cr_assert_eq(own_pages(p), backing == GMEM_MEMFD ? 0 : 14, "given back");
 	cr_assert_eq(gmem_discard(&m, p + 4095, 4098), 4096);
 	cr_assert_eq(gmem_discard(&m, p + 1, 4095), 0);
 	cr_assert_eq(gmem_discard(&m, p + 5000, 0), 0);
@@ -394,7 +412,7 @@ Test(balloon, discarding_each_kind_of_memory)
 Test(balloon, statistics_that_came_before_driver_ok)
 {
 	const struct balloon_setup cfg = {.stats_interval_s = 1};
-	const struct stat s = {5, 2000};
+	const struct stat_entry s = {5, 2000};
 	gpa_t at = driver_alloc(&g, sizeof(s));
 
 	driver_attach(&g, balloon_create(&cfg, &g.env, NULL));

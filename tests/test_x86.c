@@ -254,6 +254,17 @@ Test(x86, old_processors_get_no_topology_leaves)
 	cr_assert_eq(c.nent, 0);
 }
 
+Test(x86, where_addresses_end)
+{
+	struct x86_cpuid c = {0};
+
+	cr_expect_eq(x86_phys_end(&c), GIB(64), "nothing said");
+	put(&c, 0x80000008, 0, 0x3027, 0, 0, 0);
+	cr_expect_eq(x86_phys_end(&c), GIB(512));
+	c.entry[0].eax = 0x3040;
+	cr_expect_eq(x86_phys_end(&c), UINT64_MAX);
+}
+
 Test(x86, without_tsc_deadline)
 {
 	static const struct x86_topology t = {1, false};

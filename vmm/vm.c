@@ -126,6 +126,30 @@ static int load_kernel(struct vm_machine *m, const struct config *c, const struc
 	return r < 0 ? err_wrap(e, "load kernel '%s'", c->boot.kernel_image_path) : 0;
 }
 
+/* Memory beyond what its processors can address would be no use to a guest, and crash it. */
+static int check_reach(const struct vm_machine *m, uint64_t end, struct err *e)
+{
+	const struct config *c = &m->vm->config;
+	char what[80] = "mem_size_mib";
+
+	for (unsigned i = 0; i < m->mem.all; i++) {
+		const struct gmem_region *r = &m->mem.region[i];
+
+		if (r->gpa + r->len <= end)
+			continue;
+		if (i >= m->mem.count)
+			snprintf(what, sizeof(what), "pmem '%s'", c->pmem[i - m->mem.count].id);
+		else if (r->block)
+			snprintf(what, sizeof(what), "memory hotplug: total_size_mib");
+		return err_set(e, EINVAL,
+			       "%s: it would lie up to %llu MiB, and the guest's processors "
+			       "address %llu MiB on this host: make it smaller",
+			       what, (unsigned long long)((r->gpa + r->len) >> 20),
+			       (unsigned long long)(end >> 20));
+	}
+	return 0;
+}
+
 static int build_vcpus(struct vm_machine *m, const struct machine_config *c,
 		       const struct boot_entry *entry, struct err *e)
 {
@@ -140,6 +164,8 @@ static int build_vcpus(struct vm_machine *m, const struct machine_config *c,
 		r = x86_cpuid_supported(&m->kvm, &cpuid, e);
 	if (r == 0)
 		r = cpu_template_apply_cpuid(template, &cpuid, e);
+	if (r == 0)
+		r = check_reach(m, x86_phys_end(&cpuid), e);
 	for (unsigned i = 0; r == 0 && i < c->vcpu_count; i++) {
 		x86_cpuid_shape(&cpuid, &topology, i, m->kvm.tsc_deadline);
 		r = x86_setup_vcpu(&m->vcpu[i], &cpuid, entry, e);

@@ -164,6 +164,16 @@ void x86_cpuid_shape(struct x86_cpuid *c, const struct x86_topology *t, unsigned
 		shape_levels(c, 0x1f, t, index);
 }
 
+uint64_t x86_phys_end(const struct x86_cpuid *c)
+{
+	uint32_t bits = 36; /* of every processor with long mode that does not say */
+
+	for (uint32_t i = 0; i < c->nent; i++)
+		if (c->entry[i].function == 0x80000008)
+			bits = c->entry[i].eax & 0xff;
+	return bits < 64 ? 1ull << bits : UINT64_MAX;
+}
+
 /* --- MSRs --- */
 
 #define MSR_IA32_MISC_ENABLE	0x1a0u

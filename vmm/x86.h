@@ -32,6 +32,9 @@ int x86_cpuid_supported(struct kvm *k, struct x86_cpuid *c, struct err *e);
 void x86_cpuid_shape(struct x86_cpuid *c, const struct x86_topology *t, unsigned index,
 		     bool tsc_deadline);
 
+/* The first address that a processor with this CPUID cannot reach (leaf 0x80000008). */
+uint64_t x86_phys_end(const struct x86_cpuid *c);
+
 /*
  * Gives a vCPU its CPUID and keeps a copy of it: not every host's KVM tells afterwards what it was
  * given.

@@ -58,3 +58,23 @@ sees() {
 	ok PUT /actions "$start"
 	ends_with 0
 }
+
+@test "memory that the guest's processors cannot address is refused at the start, by its name" {
+	vm_api
+	local start='{"action_type": "InstanceStart"}' file
+	file=$(mktemp)
+	truncate -s 1M "$file"
+	# 36 bits: 64 GiB.
+	ok PUT /cpu-config '{"cpuid_modifiers": [{"leaf": "0x80000008", "subleaf": "0x0", "flags": 0, "modifiers":
+		[{"register": "eax", "bitmap": "0b00100100"}]}]}'
+	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/cpuid.elf\"}"
+	ok PUT /hotplug/memory '{"total_size_mib": 61568}'
+	refused PUT /actions "$start" "memory hotplug: total_size_mib: it would lie up to 65664 MiB, and the guest's processors address 65536 MiB"
+	ok PUT /hotplug/memory '{"total_size_mib": 61440}'
+	ok PUT /pmem/p "{\"id\": \"p\", \"path_on_host\": \"$file\"}"
+	refused PUT /actions "$start" "pmem 'p': it would lie up to"
+	ok PUT /hotplug/memory '{"total_size_mib": 61312}'
+	ok PUT /actions "$start"
+	ends_with 0
+	rm "$file"
+}

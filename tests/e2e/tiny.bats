@@ -51,7 +51,9 @@ tiny() { # tiny GUEST [JQ]
 	tiny pmem ".pmem = [{id: \"a\", path_on_host: \"$rw\"}, {id: \"b\", path_on_host: \"$ro\", read_only: true}]"
 	ends_with 0
 	run grep -xE '[0-9a-f]{8}' "$VM_DIR/out"
-	[ "$output" = "$(printf '%s\n' 21646c6f 21646c6f 64636261 21646c6f 64636261)" ]
+	# Whatever the instruction: nothing is written, and the guest goes on.
+	[ "$output" = "$(printf '%s\n' 21646c6f 21646c6f 64636261 21646c6f 64636261
+		for _ in {1..14}; do echo 21646c6f; done)" ]
 	[ "$(head -c 4 "$rw")$(head -c 4 "$ro")" = "abcdold!" ]
 	[ "$(stat -c %s "$rw")" = 8192 ]
 	rm "$rw" "$ro"

@@ -8,6 +8,8 @@
  *	peer ADDRESS short COUNT PROCESSES        COUNT connections of one byte each
  *	peer ADDRESS send BYTES                   one way, as fast as it goes; tells MB/s
  *	peer ADDRESS sink                         reads, for ever
+ *	peer ADDRESS receive BYTES                the other way
+ *	peer ADDRESS source                       writes, for ever
  *
  * ADDRESS: vsock:PORT (listen), vsock:CID:PORT (connect), unix:PATH and tcp:IPV4:PORT (both), and
  * unix:PATH:PORT to connect to a guest's port through the monitor's socket.
@@ -367,6 +369,46 @@ static int do_send(const struct address *a, size_t bytes)
 	return 0;
 }
 
+static int do_receive(const struct address *a, size_t bytes)
+{
+	static char buf[4 * CHUNK];
+	int fd = connect_to(a);
+	double start = now();
+
+	for (size_t left = bytes; left > 0;) {
+		ssize_t n = read(fd, buf, left < sizeof(buf) ? left : sizeof(buf));
+
+		if (n <= 0)
+			die("read");
+		left -= (size_t)n;
+	}
+	start = now() - start;
+	printf("peer: %.1f MB/s, us %.0f\n", (double)bytes / 1e6 / start, start * 1e6);
+	return 0;
+}
+
+/* A process for each connection, until its other end has gone. */
+_Noreturn static void do_source(const struct address *a)
+{
+	static char buf[4 * CHUNK];
+	int listener = listen_at(a);
+
+	signal(SIGCHLD, SIG_IGN);
+	fcntl(listener, F_SETFL, 0);
+	for (;;) {
+		int fd = accept(listener, NULL, NULL);
+
+		if (fd < 0)
+			die("accept");
+		if (fork() == 0) {
+			while (write(fd, buf, sizeof(buf)) > 0)
+				;
+			_exit(0);
+		}
+		close(fd);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	struct address a;
@@ -379,6 +421,10 @@ int main(int argc, char **argv)
 		do_echo(&a, false);
 	if (strcmp(argv[2], "sink") == 0)
 		do_echo(&a, true);
+	if (strcmp(argv[2], "source") == 0)
+		do_source(&a);
+	if (strcmp(argv[2], "receive") == 0 && argc == 4)
+		return do_receive(&a, strtoull(argv[3], NULL, 10));
 	if (strcmp(argv[2], "send") == 0 && argc == 4)
 		return do_send(&a, strtoull(argv[3], NULL, 10));
 	if (argc == 5 && strcmp(argv[2], "streams") == 0)

@@ -224,7 +224,7 @@ $(B)/guest/%.elf: tests/guest/%.S | $(DEPS)
 
 .PHONY: check unit tiny e2e check-files
 JAILED := $(B)/spore-jailer $(B)/spore-snapshot $(B)/attack/spore $(B)/attack/inmate
-check: all $(B)/unit $(B)/asan/unit $(B)/asan/spore $(JAILED) $(GUESTS)
+check: all man $(B)/unit $(B)/asan/unit $(B)/asan/spore $(JAILED) $(GUESTS)
 	tests/run-all
 
 unit: $(B)/unit $(GUESTS)
@@ -287,24 +287,41 @@ bench: $(B)/spore $(B)/spore-jailer $(SRC_BENCH:tests/bench/%.c=$(B)/bench/%) $(
 demo: $(B)/spore
 	tests/demo
 
+# --- documentation ---
+
+DOCDIR    := $(PREFIX)/share/doc/spore
+MAN_PAGES := $(patsubst docs/man/%.scd,$(B)/man/%,$(wildcard docs/man/*.scd))
+
+.PHONY: man
+man: $(MAN_PAGES)
+
+# What @NAME in the source stands for, the programs are asked for.
+$(B)/man/%: docs/man/%.scd tools/man-page $(B)/spore $(B)/spore-jailer $(B)/sporectl \
+		$(B)/spore-overlay $(B)/spore-snapshot
+	@mkdir -p $(@D)
+	@echo "  MAN $@"
+	@tools/man-page $< $(B) $(DOCDIR) >$@.scd
+	@scdoc <$@.scd >$@
+
 # --- install ---
 
 .PHONY: install clean help
-install: all
+install: all man
 	install -D -m 0755 $(B)/spore $(DESTDIR)$(PREFIX)/bin/spore
 	install -D -m 0755 $(B)/spore-jailer $(DESTDIR)$(PREFIX)/bin/spore-jailer
 	install -D -m 0755 $(B)/spore-overlay $(DESTDIR)$(PREFIX)/bin/spore-overlay
 	install -D -m 0755 $(B)/spore-snapshot $(DESTDIR)$(PREFIX)/bin/spore-snapshot
 	install -D -m 0755 $(B)/sporectl $(DESTDIR)$(PREFIX)/bin/sporectl
-	install -D -m 0644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/spore/LICENSE
-	install -D -m 0644 README.md $(DESTDIR)$(PREFIX)/share/doc/spore/README.md
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 $(MAN_PAGES)
+	install -D -m 0644 LICENSE $(DESTDIR)$(DOCDIR)/LICENSE
+	install -D -m 0644 README.md $(DESTDIR)$(DOCDIR)/README.md
 	install -D -m 0755 $(B)/spore-agent $(DESTDIR)$(PREFIX)/lib/spore/spore-agent
-	install -D -m 0644 api-sock/openapi.yaml $(DESTDIR)$(PREFIX)/share/doc/spore/openapi.yaml
+	install -D -m 0644 api-sock/openapi.yaml $(DESTDIR)$(DOCDIR)/openapi.yaml
 
 clean:
 	rm -rf $(B)
 
 help:
-	@echo "all demo check unit e2e asan fuzz layers format format-check tidy bench install clean"
+	@echo "all demo check unit e2e asan fuzz layers format format-check tidy bench man install clean"
 
 -include $(shell find $(B) -path $(B)/cache -prune -o -name '*.d' -type f -print 2>/dev/null)

@@ -19,6 +19,7 @@ struct api {
 	struct vm *vm;
 	struct metrics *metrics;
 	struct snapshot_history snapshots; /* snapshot_history_init() */
+	json_t *primed; /* the configuration of the snapshot that a shell is primed with; or NULL */
 	bool configured; /* something of the microVM was configured: no snapshot can be loaded */
 	struct http_stream events; /* what GET /events answers with; read NULL: nothing */
 };
@@ -73,6 +74,7 @@ api_action action_put_pmem;
 api_action action_put_serial;
 api_action action_put_snapshot_create;
 api_action action_put_snapshot_load;
+api_action action_put_snapshot_prime;
 api_action action_put_vsock;
 api_action action_put_action;
 api_action action_delete_drive;

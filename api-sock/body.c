@@ -283,6 +283,14 @@ static int read_map(const struct body_field *f, const json_t *v, void *out, stru
 	return 0;
 }
 
+static int read_json(const struct body_field *f, const json_t *v, void *out, struct err *e)
+{
+	if (!json_is_object(v))
+		return wrong_type(f, v, "an object", e);
+	memcpy((char *)out + f->offset, &v, sizeof(v));
+	return 0;
+}
+
 static int read_field(const struct body_field *f, const json_t *v, bool partial, void *out,
 		      struct err *e)
 {
@@ -305,6 +313,8 @@ static int read_field(const struct body_field *f, const json_t *v, bool partial,
 		return read_list(f, v, out, e);
 	case BODY_MAP:
 		return read_map(f, v, out, e);
+	case BODY_JSON:
+		return read_json(f, v, out, e);
 	case BODY_ARRAY:
 		return json_is_array(v) ? 0 : wrong_type(f, v, "an array", e);
 	case BODY_UNSUPPORTED:
@@ -432,6 +442,7 @@ static json_t *print_field(const struct body_field *f, const void *in)
 		memcpy(&s, at, sizeof(s));
 		return s ? json_loads(s, 0, NULL) : json_null();
 	case BODY_ARRAY:
+	case BODY_JSON:
 	case BODY_UNSUPPORTED:
 		return json_null();
 	}

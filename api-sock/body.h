@@ -20,10 +20,11 @@ enum body_type {
 	BODY_TEXT,   /* char[size]: at most size-1 bytes; "" when absent */
 	BODY_ENUM,   /* an enum or bool, by `names` */
 	BODY_OBJECT, /* a struct inside, by `body`; printed as null while it is all zeroes */
-	BODY_LIST,   /* struct vector of at most `max` items of `item` bytes, which own nothing:
-			     structs by `body`, or without one texts */
-	BODY_MAP,    /* char *, owned: an object of at most `max` texts, as JSON text */
-	BODY_ARRAY,  /* an array that the action reads itself; not stored, not printed */
+	BODY_LIST,  /* struct vector of at most `max` items of `item` bytes, given once in a body if
+			     they own something: structs by `body`, or without one texts */
+	BODY_MAP,   /* char *, owned: an object of at most `max` texts, as JSON text */
+	BODY_JSON,  /* const json_t *: an object as it came, borrowed from `json`; not printed */
+	BODY_ARRAY, /* an array that the action reads itself; not stored, not printed */
 	BODY_UNSUPPORTED, /* Firecracker has it and spore does not: only null is accepted */
 };
 

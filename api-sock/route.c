@@ -87,6 +87,8 @@ const struct route routes[] = {
 	 NULL, METRICS_NONE},
 	{PUT, "/snapshot/load", PHASE_BEFORE, action_put_snapshot_load, &schema_snapshot_load, NULL,
 	 METRICS_NONE},
+	{PUT, "/snapshot/prime", PHASE_BEFORE, action_put_snapshot_prime, &schema_snapshot_prime,
+	 NULL, METRICS_NONE},
 	{PATCH, "/vm", PHASE_AFTER, action_patch_vm, &schema_vm, NULL, METRICS_NONE},
 };
 /* clang-format on */
@@ -166,7 +168,8 @@ static bool configures_machine(const struct route *r)
 		return true;
 	return r->phases == PHASE_BEFORE && r->action != action_put_logger &&
 	       r->action != action_put_metrics && r->action != action_put_serial &&
-	       r->action != action_put_cpu_config && r->action != action_put_snapshot_load;
+	       r->action != action_put_cpu_config && r->action != action_put_snapshot_load &&
+	       r->action != action_put_snapshot_prime;
 }
 
 static int check_request(const struct api *api, const struct route *route,

@@ -416,6 +416,8 @@ static const struct body_field network_override_fields[] = {
 	{"host_dev_name", BODY_TEXT, 0, AT(struct network_override, host_dev_name)},
 	{"passt_socket", BODY_TEXT, 0, AT(struct network_override, passt_socket)},
 	{"tap_fd", BODY_UINT, 0, AT(struct network_override, tap_fd), .min = 1, .max = INT32_MAX},
+	{"rewrite", BODY_OBJECT, BODY_OWNED, AT(struct network_override, rewrite),
+	 .body = &schema_net_rewrite, .item = sizeof(struct net_rewrite_config)},
 };
 SCHEMA(schema_network_override, "NetworkOverride", network_override_fields);
 
@@ -436,6 +438,20 @@ static const struct body_field vsock_override_fields[] = {
 	{"uds_path", BODY_STRING, BODY_REQUIRED, AT(struct vsock_override, uds_path)},
 };
 SCHEMA(schema_vsock_override, "VsockOverride", vsock_override_fields);
+
+static const struct body_field serial_override_fields[] = {
+	{"serial_out_path", BODY_STRING, BODY_REQUIRED,
+	 AT(struct serial_override, serial_out_path)},
+};
+SCHEMA(schema_serial_override, "SerialOverride", serial_override_fields);
+
+static const struct body_field snapshot_prime_fields[] = {
+	{"snapshot_path", BODY_STRING, BODY_REQUIRED,
+	 AT(struct snapshot_prime_request, snapshot_path)},
+	{"mem_backend", BODY_OBJECT, BODY_REQUIRED, AT(struct snapshot_prime_request, backend),
+	 .body = &schema_memory_backend},
+};
+SCHEMA(schema_snapshot_prime, "SnapshotPrimeParams", snapshot_prime_fields);
 
 static const struct body_name snapshot_pages_names[] = {
 	{"Snapshot", SNAPSHOT_PAGES_AS_SAVED},
@@ -471,6 +487,10 @@ static const struct body_field snapshot_load_fields[] = {
 	 .item = sizeof(struct pmem_override)},
 	{"vsock_override", BODY_OBJECT, 0, AT(struct snapshot_load_request, vsock),
 	 .body = &schema_vsock_override},
+	{"serial_override", BODY_OBJECT, 0, AT(struct snapshot_load_request, serial),
+	 .body = &schema_serial_override},
+	{"id", BODY_TEXT, 0, AT(struct snapshot_load_request, id)},
+	{"metadata", BODY_JSON, 0, AT(struct snapshot_load_request, metadata)},
 };
 SCHEMA(schema_snapshot_load, "SnapshotLoadParams", snapshot_load_fields);
 

@@ -38,11 +38,12 @@ struct memory_backend {
 	enum snapshot_backend type;
 	char *path;
 };
-struct network_override { /* one of the three */
+struct network_override { /* one of the first three, the last, or both */
 	char iface_id[CONFIG_ID_MAX + 1];
 	char host_dev_name[64];
-	char passt_socket[108]; /* (+) */
-	uint64_t tap_fd;	/* (+) 0: none */
+	char passt_socket[108];		    /* (+) */
+	uint64_t tap_fd;		    /* (+) 0: none */
+	struct net_rewrite_config *rewrite; /* (+) owned; NULL: as it was */
 };
 struct pmem_override { /* (+) */
 	char id[PMEMCONFIG_ID_MAX + 1];
@@ -55,6 +56,14 @@ struct drive_override { /* (+) at least one of the two */
 };
 struct vsock_override {
 	char *uds_path;
+};
+struct serial_override { /* (+) */
+	char *serial_out_path;
+};
+/* PUT /snapshot/prime */
+struct snapshot_prime_request {
+	char *snapshot_path;
+	struct memory_backend backend;
 };
 struct snapshot_load_request {
 	char *snapshot_path;
@@ -69,6 +78,9 @@ struct snapshot_load_request {
 	struct vector drives;	/* struct drive_override */
 	struct vector pmems;	/* struct pmem_override */
 	struct vsock_override vsock;
+	struct serial_override serial;
+	char id[CONFIG_ID_MAX + 1]; /* (+) "": stays */
+	const json_t *metadata; /* (+) for the metadata service; borrowed from the body; or NULL */
 };
 
 /* The balloon's requests and answers. */
@@ -137,6 +149,8 @@ extern const struct body schema_memory_backend;
 extern const struct body schema_network_override;
 extern const struct body schema_snapshot_create; /* struct snapshot_create_request */
 extern const struct body schema_snapshot_load;	 /* struct snapshot_load_request */
+extern const struct body schema_snapshot_prime;	 /* struct snapshot_prime_request */
+extern const struct body schema_serial_override;
 extern const struct body schema_vsock_override;
 extern const struct body schema_hotplug;	/* struct hotplug_config */
 extern const struct body schema_hotplug_status; /* struct hotplug_status */

@@ -100,6 +100,7 @@ int action_put_snapshot_create(struct api *api, struct api_call *call, struct er
 struct apply {
 	struct api *api;
 	const struct snapshot_load_request *req;
+	json_t *root; /* what was judged; owned */
 };
 
 /* list[?id_key == id], or NULL. */
@@ -125,6 +126,17 @@ static void set_text(json_t *item, const char *key, const char *value)
 		json_object_set_new(item, key, json_string(value));
 }
 
+static int override_rewrite(const struct network_override *n, json_t *item, struct err *e)
+{
+	const char *mac = json_string_value(json_object_get(item, "guest_mac"));
+	struct net_built built;
+	int r = net_interface_build(mac ? mac : "", NULL, n->rewrite, &built, e);
+
+	if (r == 0)
+		json_object_set_new(item, "rewrite", body_print(&schema_net_rewrite, n->rewrite));
+	return r;
+}
+
 static int override_network(const struct network_override *n, json_t *root, struct err *e)
 {
 	unsigned ways = (n->host_dev_name[0] ? 1u : 0u) + (n->passt_socket[0] ? 1u : 0u) +
@@ -134,11 +146,15 @@ static int override_network(const struct network_override *n, json_t *root, stru
 
 	if (!item)
 		return err_set(e, EINVAL, "network_overrides: no interface '%s'", n->iface_id);
-	if (ways != 1)
+	if (ways > 1 || (!ways && !n->rewrite))
 		return err_set(e, EINVAL,
 			       "network_overrides: '%s' needs one of host_dev_name, passt_socket "
-			       "and tap_fd",
+			       "and tap_fd, or rewrite",
 			       n->iface_id);
+	if (n->rewrite && override_rewrite(n, item, e) < 0)
+		return err_wrap(e, "network_overrides: '%s'", n->iface_id);
+	if (!ways)
+		return 0;
 	json_object_del(item, "host_dev_name");
 	json_object_del(item, "passt_socket");
 	json_object_del(item, "tap_fd");
@@ -196,20 +212,61 @@ static int apply_overrides(const struct snapshot_load_request *req, json_t *root
 	return 0;
 }
 
-static int configure(void *arg, const char *text, size_t len, struct err *e)
+/* Who it is, outside of the configuration. All of it, or nothing. */
+static int apply_identity(const struct apply *a, struct err *e)
 {
-	const struct apply *a = arg;
-	json_t *root = body_parse(text, len, e);
+	const struct snapshot_load_request *req = a->req;
+	struct api *api = a->api;
+	struct mmds *mmds = &api->vm->mmds;
+	json_t *before = json_incref(mmds->store);
+	struct serial_config piece;
+	int r = 0;
+
+	if (req->id[0] && vm_check_id(req->id, e) < 0)
+		r = err_wrap(e, "id");
+	if (r == 0 && req->metadata && !json_is_object(json_object_get(a->root, "mmds-config")))
+		r = err_set(e, EINVAL, "metadata: this snapshot has no metadata service");
+	/* A cast: it is shared, not written to. */
+	if (r == 0 && req->metadata && mmds_put(mmds, (json_t *)(uintptr_t)req->metadata, e) < 0)
+		r = err_wrap(e, "metadata");
+	if (r == 0 && req->serial.serial_out_path) {
+		serial_config_init(&piece);
+		piece.serial_out_path = strdup(req->serial.serial_out_path);
+		if (config_set_serial(&api->vm->config, &piece, e) < 0) {
+			r = err_wrap(e, "serial_override");
+			json_decref(mmds->store);
+			mmds->store = TAKE(before);
+		}
+		serial_config_finish(&piece);
+	}
+	json_decref(before);
+	if (r == 0 && req->id[0])
+		vm_set_id(api->vm, req->id);
+	return r;
+}
+
+static int judge(void *arg, const char *text, size_t len, struct err *e)
+{
+	struct apply *a = arg;
 	int r;
 
-	if (!root)
-		return -EINVAL;
-	r = apply_overrides(a->req, root, e);
+	a->root = a->api->primed ? TAKE(a->api->primed) : body_parse(text, len, e);
+	if (!a->root)
+		return err_wrap(e, "configuration");
+	if (!json_is_object(a->root))
+		return err_set(e, EINVAL, "configuration: expected a JSON object");
+	r = apply_overrides(a->req, a->root, e);
+	return r == 0 ? apply_identity(a, e) : r;
+}
+
+static int configure(void *arg, struct err *e)
+{
+	const struct apply *a = arg;
+	int r;
+
 	a->api->vm->config.loading = true;
-	if (r == 0)
-		r = configfile_apply_root(a->api, root, true, e);
+	r = configfile_apply_root(a->api, a->root, true, e);
 	a->api->vm->config.loading = false;
-	json_decref(root);
 	return r;
 }
 
@@ -227,12 +284,14 @@ static int load(struct api *api, const struct snapshot_load_request *req, struct
 		.clock_realtime = req->clock_realtime,
 		.resume = req->resume_vm,
 		.huge_pages = req->huge_pages,
+		.judge = judge,
 		.configure = configure,
 		.arg = &a,
 	};
 	const struct vm_times *t = &api->vm->times;
 	int r = snapshot_load(api->vm, &api->snapshots, &p, e);
 
+	json_decref(a.root);
 	if (r < 0)
 		return r;
 	api->metrics->load_us = t->total_us;
@@ -278,6 +337,11 @@ static int check_backend(const struct snapshot_load_request *req, struct err *e)
 
 static void finish_request(struct snapshot_load_request *req)
 {
+	struct network_override *n = req->networks.item;
+
+	for (unsigned i = 0; i < req->networks.count; i++)
+		net_rewrite_config_free(n[i].rewrite);
+	free(req->serial.serial_out_path);
 	free(req->snapshot_path);
 	free(req->backend.path);
 	free(req->mem_file_path);
@@ -286,6 +350,14 @@ static void finish_request(struct snapshot_load_request *req)
 	free(req->drives.item);
 	free(req->pmems.item);
 	free(req->vsock.uds_path);
+}
+
+/* Half of a configuration may be there: the process ends when this was answered. */
+static int give_up(struct api *api, const char *what, struct err *e)
+{
+	if (api->vm->ended && !api->vm->shell)
+		api->vm->ended(api->vm, VM_EXIT_ERROR);
+	return err_wrap(e, "%s", what);
 }
 
 int action_put_snapshot_load(struct api *api, struct api_call *call, struct err *e)
@@ -302,13 +374,41 @@ int action_put_snapshot_load(struct api *api, struct api_call *call, struct err 
 	} else if (r == 0) {
 		call->deprecated = req.mem_file_path || req.enable_diff_snapshots;
 		r = load(api, &req, e);
-		/* Half of a configuration may be there: the process ends when this was answered. */
-		if (r < 0) {
-			r = err_wrap(e, "Load snapshot error");
-			if (api->vm->ended && !api->vm->shell)
-				api->vm->ended(api->vm, VM_EXIT_ERROR);
-		}
+		if (r < 0)
+			r = give_up(api, "Load snapshot error", e);
 	}
 	finish_request(&req);
+	return r;
+}
+
+/* --- prime --- */
+
+static int keep_config(void *arg, const char *text, size_t len, struct err *e)
+{
+	struct api *api = arg;
+
+	api->primed = body_parse(text, len, e);
+	return api->primed ? 0 : -EINVAL;
+}
+
+int action_put_snapshot_prime(struct api *api, struct api_call *call, struct err *e)
+{
+	struct snapshot_prime_request req = {0};
+	int r = read_body(&schema_snapshot_prime, call, &req, e);
+	const struct snapshot_load_params p = {
+		.snapshot_path = req.snapshot_path,
+		.backend_path = req.backend.path,
+		.judge = keep_config,
+		.arg = api,
+	};
+
+	if (r == 0 && !api->vm->shell)
+		r = err_set(e, EINVAL, "Prime error: this process is no shell (--shell)");
+	else if (r == 0 && req.backend.type != SNAPSHOT_BACKEND_FILE)
+		r = err_set(e, EINVAL, "Prime error: it needs the memory backend File");
+	else if (r == 0 && snapshot_prime(api->vm, &api->snapshots, &p, e) < 0)
+		r = give_up(api, "Prime error", e);
+	free(req.snapshot_path);
+	free(req.backend.path);
 	return r;
 }

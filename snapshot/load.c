@@ -44,6 +44,8 @@ struct load {
 	const struct snapshot_load_params *p;
 	struct state state;
 	struct state_room room; /* owned; or all zero */
+	char *primed_state,
+		*primed_memory; /* owned; of snapshot_prime(): `state` is read. NULL: not */
 	struct vm_machine *m;
 	struct x86_host host;
 	uint64_t last_ns;
@@ -66,6 +68,10 @@ static void load_free(struct load *l)
 {
 	if (!l)
 		return;
+	if (l->primed_state)
+		state_finish(&l->state);
+	free(l->primed_state);
+	free(l->primed_memory);
 	free(l->room.buf);
 	free(l->room.vcpu);
 	free(l);
@@ -139,7 +145,7 @@ static int configure(struct load *l, struct err *e)
 	const struct state_meta *meta = &l->state.meta;
 	uint64_t mem_mib;
 
-	if (l->p->configure(l->p->arg, l->state.config, l->state.config_len, e) < 0)
+	if (l->p->configure(l->p->arg, e) < 0)
 		return err_wrap(e, "configuration in '%s'", l->p->snapshot_path);
 	mem_mib = c->mem_size_mib + l->vm->config.hotplug.total_size_mib;
 	if (c->vcpu_count != meta->vcpus || MIB(mem_mib) != meta->mem_size)
@@ -282,8 +288,12 @@ static int restore_vcpus(struct load *l, struct err *e)
 		r = vcpu_set_init(&m->vcpus, &m->kvm, m->vcpu, l->state.meta.vcpus, &m->pio,
 				  &m->mmio, e);
 
-	for (unsigned i = 0; r == 0 && i < l->state.meta.vcpus; i++)
-		r = x86_state_restore(&l->state.vcpu[i], &m->vcpu[i], e);
+	for (unsigned i = 0; r == 0 && i < l->state.meta.vcpus; i++) {
+		if (!l->primed_state)
+			r = x86_state_prepare(&l->state.vcpu[i], &m->vcpu[i], e);
+		if (r == 0)
+			r = x86_state_complete(&l->state.vcpu[i], &m->vcpu[i], e);
+	}
 	if (r == 0)
 		r = kvm_state_restore(&l->state.kvm, &m->kvm, l->p->clock_realtime, e);
 	return r;
@@ -299,6 +309,26 @@ static void raise_again(struct load *l)
 		virtio_mmio_kick(&m->virtio[i]);
 }
 
+static int check_primed(const struct load *l, struct err *e)
+{
+	if (l->p->backend == SNAPSHOT_BACKEND_FILE &&
+	    strcmp(l->p->snapshot_path, l->primed_state) == 0 &&
+	    strcmp(l->p->backend_path, l->primed_memory) == 0)
+		return 0;
+	return err_set(e, EINVAL, "this shell is primed with state file '%s' and memory file '%s'",
+		       l->primed_state, l->primed_memory);
+}
+
+/* All that is refused here leaves everything as it was. */
+static int judge(struct load *l, struct err *e)
+{
+	int r = l->primed_state ? check_primed(l, e) : read_state(l, e);
+
+	if (r == 0 && !l->primed_state)
+		r = check_shell(l, e);
+	return r == 0 ? l->p->judge(l->p->arg, l->state.config, l->state.config_len, e) : r;
+}
+
 static int build(struct load *l, struct err *e)
 {
 	struct vm_times *t = &l->vm->times;
@@ -306,9 +336,7 @@ static int build(struct load *l, struct err *e)
 
 	l->last_ns = now_ns();
 	*t = (struct vm_times){.begin_us = l->last_ns / 1000};
-	r = read_state(l, e);
-	if (r == 0)
-		r = check_shell(l, e);
+	r = judge(l, e);
 	if (r == 0)
 		r = take_machine(l, e);
 	if (r == 0)
@@ -316,7 +344,8 @@ static int build(struct load *l, struct err *e)
 	t->state_us = lap_us(l);
 	if (r != 0)
 		return r;
-	r = build_memory(l, e);
+	if (!l->primed_state)
+		r = build_memory(l, e);
 	/* As early as can be: it goes on while all the rest is done. */
 	if (r == 0 && l->p->working_set && l->p->backend == SNAPSHOT_BACKEND_FILE)
 		l->h->workset = workset_begin(l->vm, &l->m->mem, &l->state.meta.id,
@@ -363,18 +392,42 @@ static void say(const struct vm_times *t)
 		 (unsigned long long)t->run_us);
 }
 
-int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapshot_load_params *p,
-		  struct err *e)
+/* A shell that was not used up stays what it was, and so does what it is primed with. */
+static void put_back(struct load *l)
 {
-	struct load *l = h->warm ? h->warm : calloc(1, sizeof(*l));
-	int r;
+	if (!l->primed_state || !l->vm->shell)
+		state_finish(&l->state);
+	if (!l->vm->shell) {
+		free(TAKE(l->primed_state));
+		load_free(l);
+	} else {
+		l->h->warm = l;
+	}
+}
 
-	if (!l)
-		return err_set(e, ENOMEM, "out of memory");
-	h->warm = NULL;
+static struct load *begin(struct vm *vm, struct snapshot_history *h,
+			  const struct snapshot_load_params *p, struct err *e)
+{
+	struct load *l = h->warm ? TAKE(h->warm) : calloc(1, sizeof(*l));
+
+	if (!l) {
+		err_set(e, ENOMEM, "out of memory");
+		return NULL;
+	}
 	l->vm = vm;
 	l->h = h;
 	l->p = p;
+	return l;
+}
+
+int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapshot_load_params *p,
+		  struct err *e)
+{
+	struct load *l = begin(vm, h, p, e);
+	int r;
+
+	if (!l)
+		return -ENOMEM;
 	r = build(l, e);
 	if (r == 0) {
 		vm->machine = l->m;
@@ -391,9 +444,43 @@ int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapsh
 		machine_destroy(l->m);
 		snapshot_history_finish(h);
 	}
-	state_finish(&l->state);
-	if (vm->shell)
-		h->warm = TAKE(l);
-	load_free(l);
+	put_back(l);
+	return r;
+}
+
+/* What is done to the shell before it is known who comes. */
+static int prime(struct load *l, struct err *e)
+{
+	int r = 0;
+
+	l->m = l->vm->shell;
+	r = map_file(l, NULL, 0, e);
+	for (unsigned i = 0; r == 0 && i < l->state.meta.vcpus; i++)
+		r = x86_state_prepare(&l->state.vcpu[i], &l->m->vcpu[i], e);
+	l->m = NULL;
+	return r;
+}
+
+int snapshot_prime(struct vm *vm, struct snapshot_history *h, const struct snapshot_load_params *p,
+		   struct err *e)
+{
+	struct load *l = begin(vm, h, p, e);
+	int r;
+
+	if (!l)
+		return -ENOMEM;
+	r = l->primed_state ? err_set(e, EINVAL, "this shell is primed already") : judge(l, e);
+	if (r == 0) {
+		r = prime(l, e);
+		l->primed_state = r == 0 ? strdup(p->snapshot_path) : NULL;
+		l->primed_memory = r == 0 ? strdup(p->backend_path) : NULL;
+		if (r == 0 && (!l->primed_state || !l->primed_memory))
+			r = err_set(e, ENOMEM, "out of memory");
+		if (r < 0) {
+			free(TAKE(l->primed_state));
+			machine_destroy(TAKE(vm->shell));
+		}
+	}
+	put_back(l);
 	return r;
 }

@@ -84,8 +84,13 @@ struct snapshot_load_params {
 	bool clock_realtime;
 	bool resume; /* let it run as soon as it can; the caller has to tell of it */
 	enum snapshot_pages huge_pages;
-	/* Fills vm->config from the text that snapshot_create() was given. */
-	int (*configure)(void *arg, const char *text, size_t len, struct err *e);
+	/*
+	 * Looks at the text that snapshot_create() was given, and at what is to be different in this
+	 * microVM. What it refuses has changed nothing.
+	 */
+	int (*judge)(void *arg, const char *text, size_t len, struct err *e);
+	/* Fills vm->config from what was judged. */
+	int (*configure)(void *arg, struct err *e);
 	void *arg;
 };
 
@@ -96,3 +101,11 @@ struct snapshot_load_params {
  */
 int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapshot_load_params *p,
 		  struct err *e);
+
+/*
+ * Puts into vm->shell, which has to be there, what does not depend on who the microVM will be: the state file is read and vetted, memory
+ * mapped, and the vCPUs have all but what time changes. Of `p` snapshot_path, backend_path (File) and judge() are
+ * used. A load of the same two files then does what is left, and of others is refused. On failure as above.
+ */
+int snapshot_prime(struct vm *vm, struct snapshot_history *h, const struct snapshot_load_params *p,
+		   struct err *e);

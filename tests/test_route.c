@@ -599,7 +599,8 @@ static void check_field(const char *at, const struct body_field *f)
 	static const char *const type[] = {
 		[BODY_BOOL] = "boolean", [BODY_UINT] = "integer", [BODY_STRING] = "string",
 		[BODY_ARRAY] = "array",	 [BODY_MAP] = "object",	  [BODY_LIST] = "array",
-		[BODY_TEXT] = "string",	 [BODY_ID] = "string",	  [BODY_ENUM] = "string",
+		[BODY_JSON] = "object",	 [BODY_TEXT] = "string",  [BODY_ID] = "string",
+		[BODY_ENUM] = "string",
 	};
 	char text[256];
 
@@ -686,6 +687,8 @@ Test(route, openapi_describes_the_field_tables)
 		&schema_vsock,
 		&schema_snapshot_create,
 		&schema_snapshot_load,
+		&schema_snapshot_prime,
+		&schema_serial_override,
 		&schema_memory_backend,
 		&schema_network_override,
 		&schema_drive_override,

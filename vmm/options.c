@@ -7,8 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define ID_MAX 64
-
 enum option_type { FLAG, TEXT, NUMBER, FD, MODE, OWNER, ALLOW, SHELL, REFUSED_FLAG };
 
 static const struct spec {
@@ -190,25 +188,12 @@ static int store(struct options *o, const struct spec *s, const char *text, stru
 	return -EINVAL;
 }
 
-static int check_id(const char *id, struct err *e)
-{
-	size_t len = strlen(id);
-
-	if (len < 1 || len > ID_MAX)
-		return err_set(e, EINVAL, "--id: %zu characters, need 1..%d", len, ID_MAX);
-	for (size_t i = 0; i < len; i++)
-		if (!isalnum((unsigned char)id[i]) && id[i] != '-')
-			return err_set(e, EINVAL, "--id: only letters, digits and '-' are allowed");
-	return 0;
-}
-
 static int check(const struct options *o, struct err *e)
 {
 	enum log_level level;
-	int r = check_id(o->id, e);
 
-	if (r < 0)
-		return r;
+	if (vm_check_id(o->id, e) < 0)
+		return err_wrap(e, "--id");
 	if (o->level && log_level_parse(o->level, &level) < 0)
 		return err_set(e, EINVAL,
 			       "--level: '%.64s' is not Off, Error, Warn, Info, Debug or Trace",

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/machine.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -485,6 +486,24 @@ bool vm_counters(struct vm *vm, struct vm_counters *c)
 		.serial = &m->serial.metrics,
 	};
 	return true;
+}
+
+int vm_check_id(const char *id, struct err *e)
+{
+	size_t len = strlen(id);
+
+	if (len < 1 || len > CONFIG_ID_MAX)
+		return err_set(e, EINVAL, "%zu characters, need 1..%d", len, CONFIG_ID_MAX);
+	for (size_t i = 0; i < len; i++)
+		if (!isalnum((unsigned char)id[i]) && id[i] != '-')
+			return err_set(e, EINVAL, "only letters, digits and '-' are allowed");
+	return 0;
+}
+
+void vm_set_id(struct vm *vm, const char *id)
+{
+	snprintf(vm->id, sizeof(vm->id), "%s", id);
+	log_set_id(vm->id);
 }
 
 void vm_init(struct vm *vm, struct loop *loop, const char *id)

@@ -75,6 +75,10 @@ struct vm {
 
 /* `loop` is borrowed for the life of `vm`. */
 void vm_init(struct vm *vm, struct loop *loop, const char *id);
+/* Whether `id` may name a microVM: 1..64 letters, digits and '-'. -EINVAL says why not. */
+int vm_check_id(const char *id, struct err *e);
+/* One that vm_check_id() likes; the log has it from here on too. */
+void vm_set_id(struct vm *vm, const char *id);
 /* Stops and frees everything; safe in every phase. */
 void vm_finish(struct vm *vm);
 

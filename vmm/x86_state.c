@@ -453,29 +453,35 @@ static bool has_cpuid(const struct vcpu *v, const struct x86_cpuid *c)
 	       memcmp(v->cpuid->entry, c->entry, c->nent * sizeof(c->entry[0])) == 0;
 }
 
-static int restore(const struct x86_state *s, struct vcpu *v, struct err *e)
+static int prepare(const struct x86_state *s, struct vcpu *v, struct err *e)
 {
 	const struct {
 		unsigned long request;
 		const void *from;
 		const char *name;
-	} before_msrs[] = {
+	} registers[] = {
 		{KVM_SET_SREGS, &s->sregs, "KVM_SET_SREGS"},
 		{KVM_SET_XSAVE, s->xsave, "KVM_SET_XSAVE"},
 		{KVM_SET_XCRS, &s->xcrs, "KVM_SET_XCRS"},
 		{KVM_SET_DEBUGREGS, &s->debugregs, "KVM_SET_DEBUGREGS"},
 		{KVM_SET_REGS, &s->regs, "KVM_SET_REGS"},
-		{KVM_SET_LAPIC, &s->lapic, "KVM_SET_LAPIC"},
 	};
 	int r = has_cpuid(v, &s->cpuid) ? 0 : x86_set_cpuid(v, &s->cpuid, e);
 
 	if (r == 0)
 		r = set_tsc_khz(s, v, e);
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < ARRAY_SIZE(before_msrs); i++)
-		if (ioctl(v->fd, before_msrs[i].request, before_msrs[i].from) < 0)
-			return err_sys(e, "KVM refuses its state (%s)", before_msrs[i].name);
+	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(registers); i++)
+		if (ioctl(v->fd, registers[i].request, registers[i].from) < 0)
+			r = err_sys(e, "KVM refuses its state (%s)", registers[i].name);
+	return r;
+}
+
+static int complete(const struct x86_state *s, struct vcpu *v, struct err *e)
+{
+	int r;
+
+	if (ioctl(v->fd, KVM_SET_LAPIC, &s->lapic) < 0)
+		return err_sys(e, "KVM refuses its state (KVM_SET_LAPIC)");
 	r = restore_msrs(s, v, e);
 	if (r < 0)
 		return r;
@@ -486,9 +492,14 @@ static int restore(const struct x86_state *s, struct vcpu *v, struct err *e)
 	return 0;
 }
 
-int x86_state_restore(const struct x86_state *s, struct vcpu *v, struct err *e)
+int x86_state_prepare(const struct x86_state *s, struct vcpu *v, struct err *e)
 {
-	return restore(s, v, e) < 0 ? err_wrap(e, "vCPU %u", v->index) : 0;
+	return prepare(s, v, e) < 0 ? err_wrap(e, "vCPU %u", v->index) : 0;
+}
+
+int x86_state_complete(const struct x86_state *s, struct vcpu *v, struct err *e)
+{
+	return complete(s, v, e) < 0 ? err_wrap(e, "vCPU %u", v->index) : 0;
 }
 
 void x86_clock_paused(struct vcpu *v)

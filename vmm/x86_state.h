@@ -76,16 +76,18 @@ void x86_state_wire(struct x86_state *s, struct wire *w);
  * Vets what was read from a file, for vCPU `index`, and compares it with the host: the same vendor,
  * every CPU feature, XSAVE component and byte of XSAVE area that the guest knows of. `host` may be
  * NULL: then only what does not depend on the host is looked at. Names the first difference.
- * What KVM itself refuses (invalid registers, APIC state) it refuses in x86_state_restore().
+ * What KVM itself refuses (invalid registers, APIC state) it refuses in x86_state_prepare() and x86_state_complete().
  */
 int x86_state_check(const struct x86_state *s, const struct x86_host *host,
 		    const struct x86_topology *t, bool tsc_deadline, unsigned index, struct err *e);
 
 /*
- * Gives it to a vCPU that has not run. A MSR that KVM refuses is named, unless it has the value
- * already.
+ * Gives it to a vCPU that has not run, in two steps: what stands still while the vCPU waits; and, as late as one
+ * likes, the local APIC and the MSRs, in which time runs from then on, run state and events. A MSR that KVM
+ * refuses is named, unless it has the value already.
  */
-int x86_state_restore(const struct x86_state *s, struct vcpu *v, struct err *e);
+int x86_state_prepare(const struct x86_state *s, struct vcpu *v, struct err *e);
+int x86_state_complete(const struct x86_state *s, struct vcpu *v, struct err *e);
 
 /*
  * Tells the guest's clock, if it has one, that it stood still, so that a watchdog in the guest does

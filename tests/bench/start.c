@@ -8,8 +8,8 @@
  * taken (group start_us, vmm/metrics.h), and which has `request` too: from the sending of the
  * request to the first exit. KERNEL has to end its guest by itself.
  *
- * With "shell" a restore of 128 MiB into a warm shell ("shell"), which is jailed and filtered like any other,
- * one in a new process ("spore"), and the bare KVM calls of a claim.
+ * With "shell" a restore of 128 MiB into a warm shell ("shell"), into one that is primed with the snapshot ("primed"),
+ * both filtered like any other, one in a new process ("spore"), and the bare KVM calls of a claim.
  *
  * With "restore" it is PUT /snapshot/load with resume_vm instead, of a guest with 128 MiB ("spore") and
  * one with 1 GiB ("large"); KERNEL has to make exits for ever.
@@ -147,13 +147,20 @@ static void make_snapshot(const struct paths *p, char *spore, const char *kernel
 static void measure_restore(const char *who, unsigned round, const struct paths *p, char *spore)
 {
 	char buf[16384], body[1024], *at = buf;
-	bool shell = strcmp(who, "shell") == 0;
+	bool primed = strcmp(who, "primed") == 0, shell = primed || strcmp(who, "shell") == 0;
 	struct bench_child child;
 	int fd = spawn_with(p, spore, shell ? "--shell" : NULL, "vcpus=1,mem_mib=128", &child);
 	bool ran = false;
 	uint64_t sent;
 
 	set_metrics(fd, p);
+	if (primed) {
+		snprintf(body, sizeof(body),
+			 "{\"snapshot_path\":\"%s\",\"mem_backend\":{\"backend_type\":\"File\","
+			 "\"backend_path\":\"%s\"}}",
+			 p->state, p->memory);
+		bench_request(fd, "PUT", "/snapshot/prime", body);
+	}
 	/* What happens at the beginning of a process is over: a pool has made it long ago. */
 	nanosleep(&(const struct timespec){.tv_nsec = 5000000}, NULL);
 	snprintf(body, sizeof(body),
@@ -220,6 +227,8 @@ int main(int argc, char *argv[])
 			measure_restore("spore", round, &p, argv[3]);
 			measure_restore(shell ? "shell" : "large", round, shell ? &p : &large,
 					argv[3]);
+			if (shell)
+				measure_restore("primed", round, &p, argv[3]);
 		} else {
 			measure_spore(round, &p, argv[3], argv[4]);
 		}

@@ -23,6 +23,8 @@ make_snapshot() {
 	ok PUT /drives/d "{\"drive_id\": \"d\", \"path_on_host\": \"$SNAP/disk\", \"is_root_device\": false}"
 	ok PUT /entropy '{}'
 	ok PUT /vsock "{\"guest_cid\": 3, \"uds_path\": \"$SNAP/vsock\"}"
+	ok PUT /network-interfaces/eth0 '{"iface_id": "eth0", "guest_mac": "06:00:00:00:00:01", "placeholder": true}'
+	ok PUT /mmds/config '{"version": "V2", "network_interfaces": ["eth0"]}'
 	ok PUT /actions '{"action_type": "InstanceStart"}'
 	wait_for ready
 	snap "$1"
@@ -102,6 +104,71 @@ echoes() {
 	ends_with 1
 }
 
+# prime NAME: what PUT /snapshot/prime takes.
+prime() {
+	jq -nc --arg s "$SNAP/$1.state" --arg m "$SNAP/$1.mem" \
+		'{snapshot_path: $s, mem_backend: {backend_type: "File", backend_path: $m}}'
+}
+
+IDENTITY='.id = "web-7" | .metadata = {name: "web-7"} | .serial_override = {serial_out_path: "SERIAL"} |
+	.network_overrides = [{iface_id: "eth0", rewrite: {host_mac: "06:00:00:00:00:77",
+		addresses: [{guest: "10.0.0.2", host: "10.0.0.77"}]}}]'
+
+# has_identity: what IDENTITY says, before and after the guest runs.
+has_identity() {
+	api GET /
+	[ "$(jq -r .id <<<"$BODY")" = web-7 ]
+	api GET /mmds
+	[ "$(jq -c . <<<"$BODY")" = '{"name":"web-7"}' ]
+	api GET /vm/config
+	jq -e '."network-interfaces"[0] | .rewrite.host_mac == "06:00:00:00:00:77" and
+		.guest_mac == "06:00:00:00:00:01"' <<<"$BODY"
+}
+
+@test "a shell is primed with a snapshot, and a load gives it who it is" {
+	make_snapshot s echo
+	cp "$SNAP/s.state" "$SNAP/other.state"
+	hash=$(sha256sum "$SNAP/s.mem" "$SNAP/s.state")
+	: >"$SNAP/serial"
+	identity=${IDENTITY/SERIAL/$SNAP/serial}
+	shell vcpus=1,mem_mib=32
+	refused PUT /snapshot/prime "$(prime nothing)" "nothing.state"
+	refused PUT /snapshot/prime "$(prime s | jq '.mem_backend.backend_type = "Uffd"')" "backend File"
+	ok PUT /snapshot/prime "$(prime s)"
+	refused PUT /snapshot/prime "$(prime s)" "primed already"
+	refused PUT /snapshot/load "$(load_request s ".snapshot_path = \"$SNAP/other.state\"")" "primed with state file '$SNAP/s.state'"
+	refused PUT /snapshot/load "$(load_request s '.mem_backend.backend_type = "Uffd"')" "primed with"
+	for wrong in '.drive_overrides = [{drive_id: "x", path_on_host: "/x"}]|no drive' \
+		'.id = "a/b"|id: only letters' '.serial_override = {serial_out_path: "/no/such"}|serial_out_path' \
+		'.metadata = [1]|expected an object' '.metadata = {a: ("x" * 60000)}|' \
+		'.network_overrides = [{iface_id: "eth0", rewrite: {addresses: [{guest: "1", host: "2"}]}}]|rewrite'; do
+		api PUT /snapshot/load "$(load_request s ".metadata = {left: true} | ${wrong%|*}")"
+		[[ $STATUS == 4?? && $BODY == *"${wrong##*|}"* ]] || fail "$wrong: $STATUS $BODY"
+	done
+	api GET /
+	[ "$(jq -r '.id + .state' <<<"$BODY")" = "anonymous-instanceNot started" ]
+	api GET /mmds
+	[ "$BODY" = '{}' ]
+	claim s "$identity | .resume_vm = false"
+	has_identity
+	ok PATCH /vm '{"state": "Resumed"}'
+	printf 'works' >&7
+	for _ in $(seq 500); do
+		grep -qF works "$SNAP/serial" && break
+		sleep 0.02
+	done
+	grep -qF works "$SNAP/serial" || fail "its console is elsewhere"
+	has_identity
+	[ "$hash" = "$(sha256sum "$SNAP/s.mem" "$SNAP/s.state")" ]
+	vm_kill
+	# A process of its own takes the same; and a snapshot without the service has no metadata.
+	rm -f "$SNAP/vsock"
+	vm_api --log-path "$SNAP/log"
+	refused PUT /snapshot/prime "$(prime s)" "no shell"
+	claim s "$identity"
+	has_identity
+}
+
 @test "a shell that nobody wants ends by SIGTERM and leaves no socket" {
 	shell vcpus=4,mem_mib=4096
 	[ "$(awk '/^Threads/ { print $2 }' "/proc/$VM_PID/status")" -ge 5 ]
@@ -148,10 +215,12 @@ echoes() {
 	echoes works
 }
 
-@test "a claim makes at most 15 KVM ioctls, and creates no file descriptor of KVM's" {
+# calls_of_claim [REQUEST]: what a claim does before the guest runs, into $SNAP/calls; after REQUEST, if there is one.
+calls_of_claim() {
 	strace -o /dev/null true || skip "strace does not work here"
 	make_snapshot s echo
 	shell vcpus=1,mem_mib=32
+	[ -z "${1:-}" ] || ok PUT /snapshot/prime "$1"
 	strace -f -qq -e signal=none -o "$SNAP/trace" -p "$VM_PID" 3>&- 7>&- &
 	local tracer=$!
 	for _ in $(seq 500); do
@@ -165,7 +234,20 @@ echoes() {
 	sed '/KVM_RUN/,$d' "$SNAP/trace" >"$SNAP/calls"
 	grep -o 'KVM_[A-Z0-9_]*' "$SNAP/calls" | sort | uniq -c
 	wc -l <"$SNAP/calls"
+}
+
+@test "a claim makes at most 15 KVM ioctls, and creates no file descriptor of KVM's" {
+	calls_of_claim
 	[ "$(grep -c 'ioctl([0-9]*, KVM_' "$SNAP/calls")" -le 15 ]
 	[ "$(wc -l <"$SNAP/calls")" -le 130 ]
 	! grep -E 'KVM_(CREATE|IRQFD|IOEVENTFD|SET_USER|SET_CPUID2|GET)' "$SNAP/calls" || fail "what a shell has"
+}
+
+@test "a claim of a primed shell sets what time changes, and neither reads the state nor maps memory" {
+	calls_of_claim "$(prime s)"
+	[ "$(grep -c 'ioctl([0-9]*, KVM_' "$SNAP/calls")" -le 10 ]
+	for call in LAPIC MSRS CLOCK; do
+		grep -q "KVM_SET_$call" "$SNAP/calls" || fail "KVM_SET_$call is missing"
+	done
+	! grep -E 'KVM_SET_(SREGS|REGS|XSAVE|XCRS)|s\.(state|mem)' "$SNAP/calls" | grep -v recv || fail "what prime has done"
 }

@@ -33,6 +33,7 @@ struct fake {
 	unsigned pairs, configured;
 	int fail_send;	/* -errno */
 	unsigned sends; /* calls */
+	unsigned recvs;
 	bool gone;
 };
 
@@ -52,6 +53,7 @@ static ssize_t fake_recv(struct netbackend *b, unsigned pair, const struct iovec
 {
 	ssize_t r = readv(b->fd[pair], iov, n);
 
+	CONTAINER_OF(b, struct fake, b)->recvs++;
 	return r < 0 ? -errno : r;
 }
 
@@ -603,6 +605,35 @@ static unsigned busy_turns(unsigned turns)
 		loop_run_once(&g.loop, 0);
 	}
 	return busy;
+}
+
+/* They are looked for in pairs again from time to time, and then taken by the turn. */
+Test(net, frames_that_come_alone_cost_a_call_each)
+{
+	struct frame f = udp();
+	unsigned used = 0;
+
+	for (unsigned i = 0; i < 8; i++)
+		add_rx(1526);
+	driver_kick(&g, RX);
+	fake->recvs = 0;
+	for (unsigned i = 0; i < 64; i++) {
+		arrive(0, &f);
+		driver_run(&g);
+		cr_assert(driver_used(&g, RX, NULL, NULL), "%u", i);
+		add_rx(1526);
+	}
+	cr_expect_leq(fake->recvs, 64 + 4, "%u calls", fake->recvs);
+	for (unsigned round = 0; round < 5; round++) {
+		for (unsigned i = 0; i < 5; i++)
+			arrive(0, &f);
+		fake->recvs = 0;
+		driver_run(&g);
+		for (; driver_used(&g, RX, NULL, NULL); used++)
+			add_rx(1526);
+	}
+	cr_expect_eq(used, 25);
+	cr_expect_eq(fake->recvs, 6, "all in one turn again");
 }
 
 Test(net, without_buffers_nobody_is_woken)

@@ -14,6 +14,8 @@
 #define NET_HEAD_MAX  (NETBACKEND_HEADER + NETFRAME_HEAD)
 /* Frames in one callback: about a millisecond of large ones. */
 #define NET_TURN      64u
+/* Turns that take what comes alone, after one in which a frame was. */
+#define NET_ALONE     16u
 
 /* Section 5.1.4. */
 struct net_space {
@@ -32,8 +34,10 @@ struct net_pair {
 	uint32_t watched;		      /* [s] what it is watched for */
 	struct loop_timer rx_timer, tx_timer; /* [m] armed while a limit or a turn is over */
 	uint64_t rx_most; /* [s] most bytes that the driver had on offer at once */
-	bool rx_starved;  /* [s] waits for buffers */
-	bool tx_blocked;  /* [s] waits for the backend */
+	unsigned
+		rx_alone; /* [s] turns that take one frame each, before one looks for a second again */
+	bool rx_starved; /* [s] waits for buffers */
+	bool tx_blocked; /* [s] waits for the backend */
 };
 
 struct net {

@@ -317,22 +317,38 @@ static int receive(struct net *n, unsigned pair, bool *dead)
 	return r < 0 ? r : RX_FRAME;
 }
 
+/*
+ * Frames to take in this turn. Where they come one by one (the acknowledgements of a stream), asking
+ * for a second one would be a system call of three for nothing: the fd tells, if there is one.
+ */
+static unsigned rx_turn(const struct net *n, struct net_pair *p)
+{
+	if (n->backend->ops->flush || !p->rx_alone)
+		return NET_TURN;
+	p->rx_alone--;
+	return 1;
+}
+
 void net_serve_rx(struct net *n, unsigned pair)
 {
 	struct net_pair *p = &n->pair[pair];
 	struct virtq *q = &n->queue[2 * pair];
+	unsigned turn, frames;
 	bool dead = false;
 	int step = RX_FRAME;
 
 	if (n->dead || p->rx_timer.armed)
 		return;
+	turn = rx_turn(n, p);
 	netpool_begin(&n->pool, q);
 	for (unsigned i = 0; n->mmds && pair == 0 && i < NET_TURN && step == RX_FRAME; i++)
 		step = receive_mmds(n, net_has(n, NET_F_MRG_RXBUF));
 	if (step == RX_IDLE)
 		step = RX_FRAME;
-	for (unsigned i = 0; i < NET_TURN && step == RX_FRAME; i++)
+	for (frames = 0; frames < turn && step == RX_FRAME; frames += step == RX_FRAME)
 		step = receive(n, pair, &dead);
+	if (step == RX_IDLE && frames == 1)
+		p->rx_alone = NET_ALONE;
 	netpool_end(&n->pool);
 	virtio_queue_end(&n->dev, q);
 	p->rx_starved = step == RX_STARVED;

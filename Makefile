@@ -313,15 +313,34 @@ install: all man
 	install -D -m 0755 $(B)/spore-snapshot $(DESTDIR)$(PREFIX)/bin/spore-snapshot
 	install -D -m 0755 $(B)/sporectl $(DESTDIR)$(PREFIX)/bin/sporectl
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 $(MAN_PAGES)
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	$(B)/sporectl completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/sporectl
+	install -D -m 0644 ctl/completion.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_sporectl
 	install -D -m 0644 LICENSE $(DESTDIR)$(DOCDIR)/LICENSE
 	install -D -m 0644 README.md $(DESTDIR)$(DOCDIR)/README.md
 	install -D -m 0755 $(B)/spore-agent $(DESTDIR)$(PREFIX)/lib/spore/spore-agent
 	install -D -m 0644 api-sock/openapi.yaml $(DESTDIR)$(DOCDIR)/openapi.yaml
 
+# The package, with a copy of debian/ so that nothing is written beside the sources; deb-check runs
+# it on a clean Debian, which takes two minutes and a network.
+.PHONY: deb deb-check
+deb: all man
+	$(if $(SKIP_DEPS),,tools/install-packages --pack)
+	@test "$$(dpkg-parsechangelog -S Version)" = $(VERSION) || \
+		{ echo "debian/changelog is not of version $(VERSION)" >&2; exit 1; }
+	rm -rf $(B)/deb
+	mkdir -p $(B)/deb/tree
+	cp -r debian $(B)/deb/tree
+	cd $(B)/deb/tree && SPORE_TOP=$(CURDIR) env -u MAKEFLAGS dpkg-buildpackage -b -us -uc
+	lintian --fail-on error,warning --display-info $(B)/deb/*.deb
+
+deb-check: deb $(GUESTS)
+	tests/run-all deb
+
 clean:
 	rm -rf $(B)
 
 help:
-	@echo "all demo check unit e2e asan fuzz layers format format-check tidy bench man install clean"
+	@echo "all demo check unit e2e asan fuzz layers format format-check tidy bench man deb install clean"
 
 -include $(shell find $(B) -path $(B)/cache -prune -o -name '*.d' -type f -print 2>/dev/null)

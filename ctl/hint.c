@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "ctl/hint.h"
 
-#include <string.h>
-
+#include "vmm/base/hint.h"
 #include "vmm/base/util.h"
 
-/* All words of a row are in the message. The first row that fits counts. */
-static const struct {
-	const char *words[3];
-	const char *hint;
-} hints[] = {
+static const struct hint hints[] = {
+	{{"nknown field"}, "sporectl run --help; the fields are in docs/api-reference.md"},
 	{{"/dev/kvm", "ermission denied"},
 	 "sudo usermod -aG kvm $USER, then log in again; or all of it as root"},
 	{{"/dev/kvm"}, "sporectl doctor"},
@@ -29,7 +25,6 @@ static const struct {
 	{{"mem_size_mib"}, "free -m, then another --memory"},
 	{{"uds_path", "in use"}, "rm SOCKET, if nobody uses it; or another --vsock"},
 	{{"uds_path"}, "another --vsock, or --no-vsock"},
-	{{"nknown field"}, "sporectl run --help; the fields are in docs/api-reference.md"},
 	{{"track_dirty_pages"}, "sporectl run --track-dirty ..., or snapshot without --diff"},
 	{{"oo many open files"}, "ulimit -n 4096"},
 	{{"No space left"}, "df -h"},
@@ -39,13 +34,5 @@ static const struct {
 
 const char *hint_for(const char *text)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(hints); i++) {
-		bool fits = true;
-
-		for (size_t n = 0; n < ARRAY_SIZE(hints[i].words) && hints[i].words[n]; n++)
-			fits = fits && strstr(text, hints[i].words[n]);
-		if (fits)
-			return hints[i].hint;
-	}
-	return NULL;
+	return hint_find(hints, ARRAY_SIZE(hints), text, NULL);
 }

@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #include "jailer/jail.h"
+#include "vmm/base/hint.h"
+#include "vmm/base/util.h"
 
 static uint64_t clock_us(clockid_t clock)
 {
@@ -42,6 +44,18 @@ static int clean_descriptors(const struct args *a, struct err *e)
 	return 0;
 }
 
+static const struct hint hints[] = {
+	{{"needs root"}, "sudo spore-jailer ..., or add --user-ns"},
+	{{"--exec-file", "No such file"}, "command -v spore; it has to be its whole path"},
+	{{"--exec-file: missing"}, "--exec-file $(command -v spore)"},
+	{{"id: missing"}, "--uid $(id -u USER) --gid $(id -g USER)"},
+	{{"is not a number"}, "id -u USER; id -g USER"},
+	{{"network namespace"}, "sudo ip netns add NAME; ip netns list"},
+	{{"/dev/kvm"}, "sudo modprobe kvm_intel || sudo modprobe kvm_amd; then: sporectl doctor"},
+	{{"user namespace"}, "sudo spore-jailer, without --user-ns"},
+	{{"cgroup"}, "sporectl doctor; cat /sys/fs/cgroup/cgroup.controllers"},
+};
+
 int main(int argc, char *argv[])
 {
 	const struct jail_clock clock = {
@@ -68,6 +82,7 @@ int main(int argc, char *argv[])
 		r = a.cleanup ? jail_cleanup(&a, &e) : jail_run(&a, &clock, &e);
 	if (r == 0)
 		return 0;
-	dprintf(STDERR_FILENO, "spore-jailer: %s\n", e.msg);
+	dprintf(STDERR_FILENO, "spore-jailer: %s\n  try: %s\n", e.msg,
+		hint_find(hints, ARRAY_SIZE(hints), e.msg, "spore-jailer --help"));
 	return 1;
 }

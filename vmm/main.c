@@ -20,6 +20,7 @@
 #include "api-sock/server.h"
 #include "jailer/seccomp.h"
 #include "snapshot/describe.h"
+#include "vmm/advice.h"
 #include "vmm/base/fd.h"
 #include "vmm/metrics.h"
 #include "vmm/options.h"
@@ -41,16 +42,19 @@ struct app {
 	int exit_code;
 };
 
-/* One line on standard error; returns the exit code. */
+/* A line on standard error, and one with what to type next; returns the exit code. */
 static int complain(const struct err *e, int code)
 {
-	char line[sizeof(e->msg) + 16];
-	int n = snprintf(line, sizeof(line) - 1, "spore: %s", e->msg);
+	const char *advice = advice_for(e->msg, code);
+	char text[sizeof(e->msg)], lines[sizeof(text) + 160];
+	int n;
 
-	err_clean_text(line);
-	line[n] = '\n';
+	strcpy(text, e->msg);
+	err_clean_text(text);
+	n = snprintf(lines, sizeof(lines), "spore: %s\n%s%s%s", text, advice ? "  try: " : "",
+		     advice ? advice : "", advice ? "\n" : "");
 	/* Not dprintf(): it seeks first, which the system call filter forbids. */
-	fd_write_full(STDERR_FILENO, line, (size_t)n + 1);
+	fd_write_full(STDERR_FILENO, lines, (size_t)MIN(n, (int)sizeof(lines) - 1));
 	return code;
 }
 

@@ -18,14 +18,15 @@ teardown() {
 	rm -rf "$TMP"
 }
 
-# exits STATUS ARGS...: spore ends at once with STATUS and says one line on standard error ($line).
+# exits STATUS ARGS...: spore ends at once with STATUS and says one line on standard error ($line), but for
+# what to type next (tiny-newcomer.bats).
 exits() {
 	local want=$1 status=0
 	shift
 	timeout 10 "$SPORE" "$@" >"$TMP/out" 2>"$TMP/err" </dev/null || status=$?
 	[ "$status" = "$want" ] || fail "spore $*: exit status $status, expected $want: $(cat "$TMP/err")"
-	[ "$(wc -l <"$TMP/err")" = 1 ] || fail "spore $*: not one line: $(cat "$TMP/err")"
-	line=$(cat "$TMP/err")
+	[ "$(grep -vc "^  try: " "$TMP/err")" = 1 ] || fail "spore $*: not one line: $(cat "$TMP/err")"
+	line=$(head -n 1 "$TMP/err")
 }
 
 says() {

@@ -41,6 +41,8 @@ FORMATTED := $(wildcard vmm/base/*.[ch] virtio/*.[ch] vmm/*.[ch] snapshot/*.[ch]
 SRC_AGENT := $(wildcard ctl/agent/*.c)
 SRC_PROTO := ctl/agent/frame.c ctl/agent/copy.c
 SRC_CTL   += $(SRC_PROTO)
+# The pool is served as spore is.
+SRC_CTL   += api-sock/server.c api-sock/listener.c vmm/http.c vmm/base/loop.c vmm/base/log.c
 FORMATTED += $(wildcard ctl/agent/*.[ch])
 
 # lwIP, from Debian's source package: what TCP over IPv4 needs of it, and the one file that uses it.
@@ -169,7 +171,7 @@ $(B)/spore-snapshot: $(B)/obj/tools/spore-snapshot.o $(B)/obj/tools/snapshot-pac
 # Not static: a person's tool, and curl brings a dozen libraries.
 $(B)/sporectl: $(SRC_CTL:%.c=$(B)/obj/%.o)
 	@echo "  LD $@"
-	@$(CC) -pie $(filter-out -static-pie,$(HARDEN_L)) $^ -lcurl -ljansson -o $@.debug
+	@$(CC) -pie $(filter-out -static-pie,$(HARDEN_L)) $^ -lcurl -ljansson $(HTTP_LIB) -o $@.debug
 	@strip --strip-all $@.debug -o $@
 
 # For guests: small, and without libraries, so that it runs in any.

@@ -184,7 +184,7 @@ void http_answer_finish(struct http_answer *answer)
 	*answer = (struct http_answer){0};
 }
 
-int http_get(struct ctl *c, const char *socket, const char *path, json_t **body, struct err *e)
+int http_ask(struct ctl *c, const char *socket, const char *path, json_t **body, struct err *e)
 {
 	const struct http_call call = {.socket = socket, .method = "GET", .path = path};
 	struct http_answer answer;

@@ -38,6 +38,6 @@ int http_call(struct ctl *c, const struct http_call *call, struct http_answer *a
 void http_answer_finish(struct http_answer *answer);
 
 /* The most frequent forms; http_put takes `body`. */
-int http_get(struct ctl *c, const char *socket, const char *path, json_t **body, struct err *e);
+int http_ask(struct ctl *c, const char *socket, const char *path, json_t **body, struct err *e);
 int http_send(struct ctl *c, const char *socket, const char *method, const char *path, json_t *body,
 	      struct err *e);

@@ -16,7 +16,7 @@
 
 #define CONFIG "config.json"
 
-static void find_spore(char *buf, size_t size)
+void launch_find(char *buf, size_t size)
 {
 	const char *said = getenv("SPORE");
 	ssize_t n = readlink("/proc/self/exe", buf, size - 1);
@@ -148,7 +148,7 @@ int launch_start(struct ctl *c, struct launch *l, const json_t *config, bool rem
 		file,	      NULL};
 	int r = config ? write_config(l, config, e) : 0;
 
-	find_spore(spore, sizeof(spore));
+	launch_find(spore, sizeof(spore));
 	vms_path(&l->vm, "api.sock", socket);
 	vms_path(&l->vm, "spore.log", log);
 	vms_path(&l->vm, CONFIG, file);

@@ -14,6 +14,8 @@ struct launch {
 	pid_t holder; /* a child of this process */
 };
 
+/* Which spore is started: its path, or a word for PATH. */
+void launch_find(char *buf, size_t size);
 /* Takes the name (NULL: one is found) and makes the directory. launch_cancel() takes it back. */
 int launch_prepare(struct ctl *c, const char *name, struct launch *l, struct err *e);
 /*

@@ -24,6 +24,7 @@ static const struct verb {
 	{"snapshot", "write the state of one into a directory", verb_snapshot},
 	{"restore", "start one from such a directory", verb_restore},
 	{"clone", "start several from it, in the background", verb_clone},
+	{"pool", "keep warm shells, and make clones of a snapshot out of them", verb_pool},
 	{"events", "what happens to one, as JSON lines", verb_events},
 	{"metrics", "the counters of one, as Prometheus reads them", verb_metrics},
 	{"exec", "run a command in the guest", verb_exec},

@@ -112,9 +112,9 @@ static void add_answers(struct ctl *c, json_t *row, const struct vms_vm *vm)
 	struct err e;
 
 	vms_path(vm, "api.sock", socket);
-	http_get(c, socket, "/", &instance, &e);
+	http_ask(c, socket, "/", &instance, &e);
 	json_object_set_new(row, "state", json_string(state_of(instance)));
-	if (instance && http_get(c, socket, "/machine-config", &machine, &e) == 0) {
+	if (instance && http_ask(c, socket, "/machine-config", &machine, &e) == 0) {
 		json_object_set(row, "vcpus", json_object_get(machine, "vcpu_count"));
 		set_integer(row, "memory",
 			    (uint64_t)json_integer_value(json_object_get(machine, "mem_size_mib"))

@@ -172,9 +172,9 @@ static int snapshot(struct ctl *c, const struct args *a, const char *name, const
 	if (r < 0)
 		return r;
 	vms_path(&vm, "api.sock", j->socket);
-	r = http_get(c, j->socket, "/", &info, j->e);
+	r = http_ask(c, j->socket, "/", &info, j->e);
 	if (r == 0)
-		r = http_get(c, j->socket, "/vm/config", &config, j->e);
+		r = http_ask(c, j->socket, "/vm/config", &config, j->e);
 	if (r == 0) {
 		running = strcmp(json_string_value(json_object_get(info, "state")), "Running") == 0;
 		progress_begin(&j->progress, c, "snapshot", 0);

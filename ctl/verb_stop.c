@@ -48,7 +48,7 @@ static bool ask(struct ctl *c, const struct target *t)
 	bool runs;
 
 	vms_path(&t->vm, "api.sock", socket);
-	runs = http_get(c, socket, "/", &instance, &e) == 0 &&
+	runs = http_ask(c, socket, "/", &instance, &e) == 0 &&
 	       strcmp(json_string_value(json_object_get(instance, "state")) ?: "", "Running") == 0;
 	json_decref(instance);
 	if (!runs) {

@@ -16,6 +16,7 @@ int verb_resume(struct ctl *c, int argc, char **argv);
 int verb_snapshot(struct ctl *c, int argc, char **argv);
 int verb_restore(struct ctl *c, int argc, char **argv);
 int verb_clone(struct ctl *c, int argc, char **argv);
+int verb_pool(struct ctl *c, int argc, char **argv);
 int verb_events(struct ctl *c, int argc, char **argv);
 int verb_metrics(struct ctl *c, int argc, char **argv);
 int verb_doctor(struct ctl *c, int argc, char **argv);

@@ -181,6 +181,35 @@ int vms_create(struct ctl *c, const char *name, struct vms_vm *vm, struct err *e
 	return r < 0 ? r : err_set(e, EEXIST, "all names are in use");
 }
 
+int vms_create_nameless(struct ctl *c, unsigned number, struct vms_vm *vm, struct err *e)
+{
+	int r = make_state_dir(c, e);
+
+	if (r < 0)
+		return r;
+	snprintf(vm->name, sizeof(vm->name), ".shell-%d-%u", getpid(), number);
+	if (snprintf(vm->dir, sizeof(vm->dir), "%s/%s", c->state_dir, vm->name) +
+		    (int)sizeof(LONGEST_FILE) >
+	    VMS_PATH_MAX)
+		return err_set(e, ENAMETOOLONG, "'%s' is too long for the path of a socket",
+			       vm->dir);
+	return make_locked(c, vm, e);
+}
+
+int vms_give_name(struct ctl *c, struct vms_vm *vm, const char *name, struct err *e)
+{
+	struct vms_vm named;
+	int r = set_dir(c, name, &named, e);
+
+	if (r < 0)
+		return r;
+	if (renameat2(AT_FDCWD, vm->dir, AT_FDCWD, named.dir, RENAME_NOREPLACE) < 0)
+		return errno == EEXIST ? name_is_used(c, &named, e)
+				       : err_sys(e, "name the directory '%s'", named.dir);
+	*vm = named;
+	return 0;
+}
+
 static const char *listed_name(void *arg, unsigned i)
 {
 	const struct vector *all = arg;

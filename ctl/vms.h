@@ -39,6 +39,12 @@ int vms_check_name(const char *name, struct err *e);
  * Returns the descriptor of the lock, O_CLOEXEC, for spore to inherit, or -errno; -EEXIST when there is one.
  */
 int vms_create(struct ctl *c, const char *name, struct vms_vm *vm, struct err *e);
+/*
+ * One without a name yet, which no list shows: the directory is ".shell-PID-NUMBER". Returns as vms_create(). Then its name;
+ * -EEXIST when that is in use, and it has none still.
+ */
+int vms_create_nameless(struct ctl *c, unsigned number, struct vms_vm *vm, struct err *e);
+int vms_give_name(struct ctl *c, struct vms_vm *vm, const char *name, struct err *e);
 /* -ENOENT when there is none of that name; says which there are. It may have ended. */
 int vms_find(struct ctl *c, const char *name, struct vms_vm *vm, struct err *e);
 /* The same, and -ESRCH when it has ended. */

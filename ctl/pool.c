@@ -1,0 +1,546 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include "ctl/pool.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "vmm/base/fd.h"
+
+#define RETRY_NS     2000000
+/* After so many shells that did not start in a row, one is tried with each claim only. */
+#define FAILURES_MAX 3
+#define ARGV_MAX     96
+#define SEND_LIMIT_S 5
+
+extern char **environ;
+
+static void set_state(struct pool_shell *s, enum pool_shell_state state)
+{
+	s->pool->count[s->state]--;
+	s->pool->count[state]++;
+	s->state = state;
+}
+
+/* --- start --- */
+
+struct command {
+	char *argv[ARGV_MAX];
+	unsigned count;
+	char text[24][128]; /* made for it */
+	unsigned texts;
+};
+
+static void add(struct command *c, const char *word)
+{
+	if (c->count < ARGV_MAX - 1)
+		c->argv[c->count++] = (char *)(uintptr_t)word;
+}
+
+static const char *keep(struct command *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static const char *keep(struct command *c, const char *fmt, ...)
+{
+	char *text = c->text[c->texts++ % ARRAY_SIZE(c->text)];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(c->text[0]), fmt, ap);
+	va_end(ap);
+	return text;
+}
+
+static void add_jail(struct command *c, const struct pool_shell *s, char *bind, size_t size)
+{
+	const struct pool_config *p = s->pool->config;
+
+	add(c, p->jailer);
+	add(c, "--id");
+	add(c, s->vm.name + 1);
+	add(c, "--exec-file");
+	add(c, p->spore);
+	add(c, "--uid");
+	add(c, keep(c, "%llu", (unsigned long long)p->uid));
+	add(c, "--gid");
+	add(c, keep(c, "%llu", (unsigned long long)p->gid));
+	add(c, "--chroot-base-dir");
+	add(c, p->jail_base);
+	add(c, "--tmpfs-root");
+	add(c, "--bind");
+	add(c, keep(c, "%s:" POOL_INSIDE ":rw", s->vm.dir));
+	snprintf(bind, size, "%s:%s", p->snapshot ? p->snapshot : "",
+		 p->snapshot ? p->snapshot : "");
+	if (p->snapshot) {
+		add(c, "--bind");
+		add(c, bind);
+	}
+	for (unsigned i = 0; i < p->binds->count; i++) {
+		add(c, "--bind");
+		add(c, p->binds->item[i]);
+	}
+	for (unsigned i = 0; i < p->jail_options->count; i++)
+		add(c, p->jail_options->item[i]);
+	add(c, "--");
+}
+
+static int spawn(struct pool_shell *s, int lock, struct err *e)
+{
+	const struct pool_config *p = s->pool->config;
+	struct command c = {0};
+	const char *dir = p->jailer ? POOL_INSIDE : s->vm.dir;
+	char bind[2 * PATH_MAX + 2];
+	posix_spawn_file_actions_t files;
+	posix_spawnattr_t attr;
+	sigset_t none, all;
+	int r;
+
+	if (p->jailer)
+		add_jail(&c, s, bind, sizeof(bind));
+	else
+		add(&c, p->spore);
+	if (!p->jailer) {
+		add(&c, "--id"); /* the jailer tells its own */
+		add(&c, s->vm.name + 1);
+	}
+	add(&c, "--api-sock");
+	add(&c, keep(&c, "%s/api.sock", dir));
+	add(&c, "--log-path");
+	add(&c, keep(&c, "%s/spore.log", dir));
+	add(&c, "--http-api-max-payload-size");
+	add(&c, "1048576");
+	add(&c, "--shell");
+	add(&c, p->shell);
+	sigemptyset(&none);
+	sigfillset(&all);
+	posix_spawn_file_actions_init(&files);
+	posix_spawnattr_init(&attr);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
+						POSIX_SPAWN_SETSID);
+	posix_spawnattr_setsigmask(&attr, &none);
+	posix_spawnattr_setsigdefault(&attr, &all);
+	posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDWR, 0);
+	posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_RDWR, 0);
+	/* What it holds open as long as it lives, in a jail too: the lock is its standard error. */
+	posix_spawn_file_actions_adddup2(&files, lock, STDERR_FILENO);
+	r = posix_spawnp(&s->pid, c.argv[0], &files, &attr, c.argv, environ);
+	posix_spawnattr_destroy(&attr);
+	posix_spawn_file_actions_destroy(&files);
+	return r ? err_set(e, r, "execute '%s': %s", c.argv[0], strerror(r)) : 0;
+}
+
+static int write_pid(const struct pool_shell *s, struct err *e)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d\n", (int)s->pid);
+	return vms_write(&s->vm, "pid", text, e);
+}
+
+static int shell_start(struct pool *p, struct err *e)
+{
+	struct pool_shell *s = calloc(1, sizeof(*s));
+	cleanup_fd int lock = -1;
+	int r;
+
+	if (!s)
+		return err_set(e, ENOMEM, "out of memory");
+	s->pool = p;
+	s->api.fd = -1;
+	s->number = p->next_number++;
+	lock = vms_create_nameless(p->config->c, s->number, &s->vm, e);
+	r = lock < 0 ? lock : 0;
+	/* It makes files there, and cannot touch ours: what is in "pid" is believed. */
+	if (r == 0 && p->config->jailer &&
+	    (chown(s->vm.dir, (uid_t)-1, (gid_t)p->config->gid) < 0 || chmod(s->vm.dir, 01770) < 0))
+		r = err_sys(e, "let the jail's group into '%s'", s->vm.dir);
+	if (r == 0)
+		r = spawn(s, lock, e);
+	if (r < 0) {
+		if (lock >= 0)
+			vms_remove(&s->vm, NULL);
+		free(s);
+		return r;
+	}
+	s->next = p->all;
+	p->all = s;
+	p->count[SHELL_STARTING]++;
+	if (write_pid(s, e) < 0) {
+		pool_drop(s);
+		return -e->code;
+	}
+	return 0;
+}
+
+/* --- its API --- */
+
+static void hang_up(struct pool_shell *s)
+{
+	if (s->api.fd >= 0)
+		loop_del(&s->pool->loop, &s->api);
+	fd_close(&s->api.fd);
+}
+
+void pool_drop(struct pool_shell *s)
+{
+	struct err e;
+
+	if (s->state == SHELL_DEAD)
+		return;
+	hang_up(s);
+	if (s->pid > 0)
+		kill(s->pid, SIGKILL);
+	vms_remove(&s->vm, &e);
+	s->done = NULL;
+	set_state(s, SHELL_DEAD);
+}
+
+static int send_request(struct pool_shell *s, const char *path, const json_t *body, struct err *e)
+{
+	cleanup_free char *text = json_dumps(body, JSON_COMPACT), *all = NULL;
+	int len = text ? asprintf(&all,
+				  "PUT %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n"
+				  "\r\n%s",
+				  path, strlen(text), text)
+		       : -1;
+	size_t at = 0;
+
+	if (len < 0)
+		return err_set(e, ENOMEM, "out of memory");
+	s->answer_len = 0;
+	while (at < (size_t)len) {
+		ssize_t n = send(s->api.fd, all + at, (size_t)len - at, MSG_NOSIGNAL);
+
+		if (n < 0 && errno != EINTR)
+			return err_sys(e, "the shell does not listen");
+		at += n > 0 ? (size_t)n : 0;
+	}
+	return 0;
+}
+
+/* The body of a complete answer, and its status; NULL: more is to come. Status 0: it is none. */
+static const char *parse_answer(struct pool_shell *s, int *status)
+{
+	char *body = strstr(s->answer, "\r\n\r\n"), *length;
+	size_t want;
+
+	*status = 0;
+	if (!body)
+		return s->answer_len < sizeof(s->answer) - 1 ? NULL : "";
+	body += 4;
+	length = strcasestr(s->answer, "\r\ncontent-length:");
+	want = length && length < body ? strtoul(length + 17, NULL, 10) : 0;
+	if (want > sizeof(s->answer) - 1 - (size_t)(body - s->answer))
+		return "";
+	if (s->answer_len - (size_t)(body - s->answer) < want)
+		return NULL;
+	if (strncmp(s->answer, "HTTP/1.1 ", 9) == 0)
+		*status = atoi(s->answer + 9);
+	return body;
+}
+
+static void say_fault(const char *body, char *text, size_t size)
+{
+	json_t *root = json_loads(body, 0, NULL);
+	const char *said = json_string_value(json_object_get(root, "fault_message"));
+
+	snprintf(text, size, "%s", said ? said : "the shell gave no answer that can be read");
+	err_clean_text(text);
+	json_decref(root);
+}
+
+/* What has come of what it was asked for. `failed` NULL: it is done. */
+static void conclude(struct pool_shell *s, const char *failed)
+{
+	struct pool *p = s->pool;
+	enum pool_shell_state was = s->state;
+	void (*done)(struct pool_shell * shell, const char *failed_by) = s->done;
+
+	if (failed) {
+		pool_drop(s);
+	} else if (was == SHELL_CLAIMED) {
+		hang_up(s);
+		set_state(s, SHELL_CLONE);
+	} else {
+		p->failures = 0;
+		set_state(s, SHELL_READY);
+	}
+	if (was == SHELL_CLAIMED) {
+		s->done = NULL;
+		done(s, failed);
+	} else if (failed && was != SHELL_READY) {
+		p->failures++;
+		snprintf(p->last_error, sizeof(p->last_error), "%s", failed);
+	}
+}
+
+static void api_ready(struct loop_source *source, uint32_t events)
+{
+	struct pool_shell *s = source->arg;
+	ssize_t n = recv(source->fd, s->answer + s->answer_len,
+			 sizeof(s->answer) - 1 - s->answer_len, MSG_DONTWAIT);
+	char fault[256];
+	const char *body;
+	int status;
+
+	(void)events;
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0 || s->state == SHELL_READY) {
+		conclude(s, "the shell has ended before it answered");
+		return;
+	}
+	s->answer_len += (size_t)n;
+	s->answer[s->answer_len] = '\0';
+	body = parse_answer(s, &status);
+	if (!body)
+		return;
+	if (status == 200 || status == 204) {
+		conclude(s, NULL);
+		return;
+	}
+	say_fault(body, fault, sizeof(fault));
+	conclude(s, fault);
+}
+
+/* --- from start to ready --- */
+
+static int prime(struct pool_shell *s, struct err *e)
+{
+	const char *dir = s->pool->config->snapshot;
+	json_t *body;
+	int r;
+
+	if (!dir) {
+		s->pool->failures = 0;
+		set_state(s, SHELL_READY);
+		return 0;
+	}
+	body = json_pack("{s:o, s:{s:s, s:o}}", "snapshot_path", json_sprintf("%s/state", dir),
+			 "mem_backend", "backend_type", "File", "backend_path",
+			 json_sprintf("%s/memory", dir));
+	r = body ? send_request(s, "/snapshot/prime", body, e)
+		 : err_set(e, ENOMEM, "out of memory");
+	json_decref(body);
+	set_state(s, SHELL_PRIMING);
+	return r;
+}
+
+/* 0 also when it does not listen yet. */
+static int try_connect(struct pool_shell *s, struct err *e)
+{
+	const struct timeval limit = {.tv_sec = SEND_LIMIT_S};
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int r;
+
+	vms_path(&s->vm, "api.sock", addr.sun_path);
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
+		return err_sys(e, "make a socket");
+	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return errno == ENOENT || errno == ECONNREFUSED ? 0 : err_sys(e, "connect");
+	s->api = (struct loop_source){.fd = fd, .ready = api_ready, .arg = s};
+	r = loop_add(&s->pool->loop, &s->api, EPOLLIN, e);
+	if (r < 0) {
+		s->api.fd = -1;
+		return r;
+	}
+	fd = -1;
+	return prime(s, e);
+}
+
+/* What a shell that has not come up said last. */
+static void read_words(const struct pool_shell *s, char *buf, size_t size)
+{
+	if (!vms_read(&s->vm, "lock", buf, size) || !buf[0])
+		snprintf(buf, size, "the shell ended without a word");
+	err_clean_text(buf);
+}
+
+static void try_all(struct loop_source *source, uint32_t events)
+{
+	struct pool *p = source->arg;
+	uint64_t ticks;
+	struct err e;
+
+	(void)events;
+	if (read(source->fd, &ticks, sizeof(ticks)) < 0)
+		return;
+	for (struct pool_shell *s = p->all; s; s = s->next) {
+		siginfo_t info = {0};
+		char words[256];
+
+		if (s->state != SHELL_STARTING)
+			continue;
+		if (waitid(P_PID, (id_t)s->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+		    info.si_pid) {
+			read_words(s, words, sizeof(words));
+			conclude(s, words);
+		} else if (try_connect(s, &e) < 0) {
+			conclude(s, e.msg);
+		}
+	}
+}
+
+static void watch_starting(struct pool *p)
+{
+	struct itimerspec t = {0};
+
+	if (p->count[SHELL_STARTING])
+		t.it_value.tv_nsec = t.it_interval.tv_nsec = RETRY_NS;
+	timerfd_settime(p->retry.fd, 0, &t, NULL);
+}
+
+void pool_try_again(struct pool *p)
+{
+	p->failures = MIN(p->failures, FAILURES_MAX - 1u);
+}
+
+void pool_fill(struct pool *p)
+{
+	const struct pool_config *c = p->config;
+	unsigned starting = p->count[SHELL_STARTING] + p->count[SHELL_PRIMING];
+	struct err e;
+
+	for (; starting < c->fill && starting + p->count[SHELL_READY] < c->size &&
+	       p->failures < FAILURES_MAX;
+	     starting++) {
+		if (shell_start(p, &e) < 0) {
+			p->failures++;
+			snprintf(p->last_error, sizeof(p->last_error), "%.255s", e.msg);
+		}
+	}
+	watch_starting(p);
+}
+
+/* --- the pool --- */
+
+int pool_init(struct pool *p, const struct pool_config *config, struct err *e)
+{
+	int r;
+
+	*p = (struct pool){.config = config};
+	r = loop_init(&p->loop, e);
+	if (r < 0)
+		return r;
+	p->retry = (struct loop_source){
+		.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK),
+		.ready = try_all,
+		.arg = p,
+	};
+	return p->retry.fd < 0 ? err_sys(e, "make a timer")
+			       : loop_add(&p->loop, &p->retry, EPOLLIN, e);
+}
+
+void pool_turn(struct pool *p, int ms)
+{
+	loop_run_once(&p->loop, ms);
+}
+
+struct pool_shell *pool_take(struct pool *p)
+{
+	for (struct pool_shell *s = p->all; s; s = s->next)
+		if (s->state == SHELL_READY)
+			return s;
+	return NULL;
+}
+
+int pool_claim(struct pool_shell *s, const char *name, const json_t *body, struct err *e)
+{
+	int r = vms_give_name(s->pool->config->c, &s->vm, name, e);
+
+	if (r < 0)
+		return r;
+	set_state(s, SHELL_CLAIMED);
+	r = send_request(s, "/snapshot/load", body, e);
+	if (r < 0)
+		pool_drop(s);
+	return r;
+}
+
+/* A jail leaves a directory; what removes it is another child of ours. */
+static void clean_jail(const struct pool_shell *s)
+{
+	const struct pool_config *p = s->pool->config;
+	struct command c = {0};
+	pid_t pid;
+
+	add(&c, p->jailer);
+	add(&c, "--cleanup");
+	add(&c, "--id");
+	add(&c, keep(&c, "shell-%d-%u", (int)getpid(), s->number));
+	add(&c, "--exec-file");
+	add(&c, p->spore);
+	add(&c, "--uid");
+	add(&c, keep(&c, "%llu", (unsigned long long)p->uid));
+	add(&c, "--gid");
+	add(&c, keep(&c, "%llu", (unsigned long long)p->gid));
+	add(&c, "--chroot-base-dir");
+	add(&c, p->jail_base);
+	posix_spawnp(&pid, c.argv[0], NULL, NULL, c.argv, environ);
+}
+
+bool pool_reap(struct pool *p)
+{
+	struct err e;
+	pid_t pid = waitpid(-1, NULL, WNOHANG);
+
+	if (pid <= 0)
+		return false;
+	for (struct pool_shell **at = &p->all; *at; at = &(*at)->next) {
+		struct pool_shell *s = *at;
+
+		if (s->pid != pid)
+			continue;
+		s->pid = 0; /* somebody else's from now on */
+		if (s->state == SHELL_STARTING) {
+			char words[256];
+
+			read_words(s, words, sizeof(words));
+			conclude(s, words);
+		} else if (s->state != SHELL_DEAD && s->state != SHELL_CLONE) {
+			conclude(s, "the shell has ended before it answered");
+		}
+		if (s->state == SHELL_CLONE)
+			vms_remove(&s->vm, &e);
+		if (p->config->jailer)
+			clean_jail(s);
+		p->count[s->state]--;
+		*at = s->next;
+		free(s);
+		break;
+	}
+	return true;
+}
+
+void pool_finish(struct pool *p)
+{
+	for (struct pool_shell *s = p->all; s; s = s->next)
+		if (s->state != SHELL_CLONE)
+			pool_drop(s);
+	while (p->count[SHELL_DEAD]) {
+		siginfo_t info;
+
+		if (waitid(P_ALL, 0, &info, WEXITED | WNOWAIT) < 0 && errno != EINTR)
+			break;
+		pool_reap(p);
+	}
+	while (p->all) {
+		struct pool_shell *s = p->all;
+
+		p->all = s->next;
+		free(s);
+	}
+	loop_del(&p->loop, &p->retry);
+	fd_close(&p->retry.fd);
+	loop_finish(&p->loop);
+}

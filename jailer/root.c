@@ -18,6 +18,12 @@
 
 #define OPEN_FLAGS (OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
 
+/*
+ * Of every mount in the jail. No symbolic link is followed, by whatever call: openat2() can be asked
+ * not to, but bind() and connect() of Unix sockets follow them, without a race-free way to look first.
+ */
+#define ATTRIBUTES (MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW)
+
 void root_init(struct root *r)
 {
 	*r = (struct root){.dir = -1, .tree = -1};
@@ -107,7 +113,7 @@ static int open_directory_root(struct root *r, struct err *e)
 	if (r->tree < 0)
 		return err_sys(e, "clone the jail directory's mount");
 	/* Device nodes are needed, by us and by operators who place block devices. */
-	return set_attributes(r->tree, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, AT_RECURSIVE, e);
+	return set_attributes(r->tree, ATTRIBUTES, AT_RECURSIVE, e);
 }
 
 /* A file system in memory that lives as long as the jail and leaves nothing behind. -errno. */
@@ -120,7 +126,7 @@ static int open_tmpfs(struct err *e)
 	    fsconfig(fs, FSCONFIG_SET_STRING, "mode", "0755", 0) < 0 ||
 	    fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
 		return err_sys(e, "create a tmpfs");
-	tree = fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+	tree = fsmount(fs, FSMOUNT_CLOEXEC, ATTRIBUTES);
 	return tree < 0 ? err_sys(e, "mount a tmpfs") : tree;
 }
 
@@ -208,8 +214,7 @@ static int make_run(const struct root *r, const struct args *a, struct err *e)
 	tree = open_tree(run, "", OPEN_FLAGS | AT_EMPTY_PATH);
 	if (tree < 0)
 		return err_sys(e, "clone the mount of /run");
-	if (set_attributes(tree, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NODEV, 0, e) <
-	    0)
+	if (set_attributes(tree, ATTRIBUTES | MOUNT_ATTR_NODEV, 0, e) < 0)
 		return -e->code;
 	return attach_at(tree, r->tree, "run", true, e);
 }
@@ -237,7 +242,7 @@ static int split_bind(char *text, char **jail, bool *writable, struct err *e)
 static int open_bind(struct root *r, const char *text, struct err *e)
 {
 	cleanup_free char *host = strdup(text);
-	uint64_t set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
+	uint64_t set = ATTRIBUTES;
 	cleanup_fd int tree = -1;
 	struct stat st;
 	bool writable;

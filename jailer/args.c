@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define ID_MAX 64
 
@@ -43,6 +44,8 @@ static const struct spec {
 	 "(+) a read-only root in memory; only /run is the jail directory's"},
 	{"bind", LIST, AT(bind), AT(binds), false, "HOST:JAIL[:rw]",
 	 "(+) show a host file or directory in the jail"},
+	{"keep-fd", LIST, AT(keep), AT(keeps), false, "FD",
+	 "(+) the monitor inherits this descriptor, for its --api-fd or /dev/fd/FD"},
 	{"pidfd-socket", NUMBER, AT(pidfd_socket), 0, false, "FD",
 	 "(+) send a pidfd of the monitor to this Unix socket"},
 	{"no-landlock", FLAG, AT(no_landlock), 0, false, NULL, "(+) no Landlock rules"},
@@ -175,6 +178,20 @@ static int parse_limits(struct args *a, struct err *e)
 	return 0;
 }
 
+static int parse_keeps(struct args *a, struct err *e)
+{
+	for (size_t i = 0; i < a->keeps; i++) {
+		if (parse_number("keep-fd", a->keep[i], &a->keep_fd[i], e) < 0)
+			return -EINVAL;
+		if (a->keep_fd[i] <= STDERR_FILENO || a->keep_fd[i] > INT32_MAX)
+			return err_set(e, EINVAL, "--keep-fd: '%.64s' is no descriptor above 2",
+				       a->keep[i]);
+		if (a->keep_fd[i] == a->pidfd_socket)
+			return err_set(e, EINVAL, "--keep-fd: excludes the same --pidfd-socket");
+	}
+	return 0;
+}
+
 /* A relative path whose components are all names. */
 static bool is_plain_path(const char *path)
 {
@@ -230,6 +247,8 @@ static int check(struct args *a, const bool *seen, struct err *e)
 		r = err_set(e, EINVAL, "--pidfd-socket: no file descriptor");
 	if (r == 0)
 		r = parse_limits(a, e);
+	if (r == 0)
+		r = parse_keeps(a, e);
 	return r == 0 ? check_cgroups(a, e) : r;
 }
 

@@ -30,6 +30,10 @@ struct args {
 	bool new_net_ns; /* an empty network namespace */
 	bool tmpfs_root; /* a read-only root in memory instead of the jail directory */
 	const char *bind[ARGS_REPEAT_MAX]; /* "HOST:JAIL[:rw]" */
+	const char *keep[ARGS_REPEAT_MAX]; /* as they were given, */
+	uint64_t keep_fd
+		[ARGS_REPEAT_MAX]; /* and as numbers: descriptors that the monitor inherits */
+	size_t keeps;
 	uint64_t pidfd_socket; /* Unix socket that the monitor's pidfd is sent to; 0: none */
 	bool no_landlock;
 	bool cleanup; /* remove what the jail `id` has left */

@@ -8,8 +8,8 @@
  * is root and sees the host: an earlier monitor in the same jail directory may have been taken over
  * and may even be running.
  *
- *  1. Descriptors above 2 are closed and the environment is emptied (main.c), before anything is
- *     opened that has to be told apart from what the caller leaked.
+ *  1. Descriptors above 2 are closed, but those of --keep-fd, and the environment is emptied
+ *     (main.c), before anything is opened that has to be told apart from what the caller leaked.
  *  2. The real path of the monitor is found: its last part names the jail's directory and cgroup.
  *  3. The network namespace is joined: its path is one of the host.
  *  4. The cgroup is made: /sys/fs/cgroup is the host's. It is entered now, or by being created in

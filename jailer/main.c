@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,26 +22,60 @@ static uint64_t clock_us(clockid_t clock)
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
+static int by_number(const void *a, const void *b)
+{
+	unsigned x = *(const unsigned *)a, y = *(const unsigned *)b;
+
+	return (x > y) - (x < y);
+}
+
+/*
+ * What the monitor is to inherit. A directory would be a way out of the jail, and so may a file that was opened as a mere path.
+ */
+static int check_kept(int fd, struct err *e)
+{
+	struct stat st;
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0 || fstat(fd, &st) < 0)
+		return err_sys(e, "--keep-fd %d", fd);
+	if (S_ISDIR(st.st_mode) || flags & O_PATH)
+		return err_set(e, EINVAL, "--keep-fd %d: a %s is a way out of the jail", fd,
+			       flags & O_PATH ? "path" : "directory");
+	return 0;
+}
+
 /*
  * Standard descriptors that are closed would become the jail's directories. All others are
- * closed, but the one that is asked to stay, which the monitor does not get.
+ * closed, but those that are asked to stay; one of them the monitor does not get.
  */
 static int clean_descriptors(const struct args *a, struct err *e)
 {
-	unsigned keep = (unsigned)a->pidfd_socket;
+	unsigned stays[ARGS_REPEAT_MAX + 1], next = STDERR_FILENO + 1;
+	size_t n = 0;
 
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
 		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
 			return err_set(e, EBADF, "standard descriptor %d is closed", fd);
-	if (keep <= STDERR_FILENO)
-		return close_range(3, ~0u, CLOSE_RANGE_UNSHARE) < 0
-			       ? err_sys(e, "close descriptors")
-			       : 0;
-	if (fcntl((int)keep, F_SETFD, FD_CLOEXEC) < 0)
-		return err_sys(e, "--pidfd-socket %u", keep);
-	if ((keep > 3 && close_range(3, keep - 1, CLOSE_RANGE_UNSHARE) < 0) ||
-	    close_range(keep + 1, ~0u, CLOSE_RANGE_UNSHARE) < 0)
-		return err_sys(e, "close descriptors");
+	for (; n < a->keeps; n++) {
+		stays[n] = (unsigned)a->keep_fd[n];
+		if (check_kept((int)stays[n], e) < 0)
+			return -e->code;
+	}
+	if (a->pidfd_socket > STDERR_FILENO) {
+		stays[n++] = (unsigned)a->pidfd_socket;
+		if (fcntl((int)a->pidfd_socket, F_SETFD, FD_CLOEXEC) < 0)
+			return err_sys(e, "--pidfd-socket %u", (unsigned)a->pidfd_socket);
+	}
+	qsort(stays, n, sizeof(*stays), by_number);
+	for (size_t i = 0; i <= n; i++) {
+		unsigned last = i < n ? stays[i] - 1 : ~0u;
+
+		if (next <= last && close_range(next, last, CLOSE_RANGE_UNSHARE) < 0)
+			return err_sys(e, "close descriptors");
+		if (i < n)
+			next = stays[i] + 1;
+	}
 	return 0;
 }
 

@@ -72,10 +72,17 @@ Test(jailer, everything)
 	cr_expect_eq(a.nofile, 6);
 	cr_expect_str_eq(a.rest[1], "not-ours");
 	cr_expect_str_eq(a.id, "vm-1");
+	cr_assert_eq(parse(NEEDED, "--keep-fd", "7", "--keep-fd=5", "--pidfd-socket", "6", NULL),
+		     0);
+	cr_expect(a.keeps == 2 && a.keep_fd[0] == 7 && a.keep_fd[1] == 5);
 }
 
 Test(jailer, refused_options)
 {
+	REFUSED("--keep-fd: 'x' is not a number", NEEDED, "--keep-fd", "x");
+	REFUSED("--keep-fd: '2' is no descriptor above 2", NEEDED, "--keep-fd", "2");
+	REFUSED("--keep-fd: '2147483648'", NEEDED, "--keep-fd", "2147483648");
+	REFUSED("--keep-fd: excludes", NEEDED, "--keep-fd", "4", "--pidfd-socket", "4");
 	REFUSED("--gid: missing", "--id", "x", "--exec-file", "x", "--uid", "1");
 	REFUSED("letters", "--id", "a/b", "--exec-file", "x", "--uid", "1", "--gid", "1");
 	REFUSED("letters", "--id", "..", "--exec-file", "x", "--uid", "1", "--gid", "1");

@@ -347,3 +347,68 @@ alone() {
 	find /sys/fs/cgroup -depth -name spore-test -exec rmdir {} +
 	rm -r "$BASE"
 }
+
+@test "descriptors that the parent hands in: API socket, drive, tap; no directory, and nothing unasked" {
+	alone <<<'
+		dir=$(KERNEL=idle jail_dir h)
+		ip tuntap add dev tap0 mode tap
+		truncate -s 1M $T/disk
+		# parent ARGS...: starts a jail with its listening socket as 7, a disk without a name as 8, a tap as 9.
+		parent() {
+			exec 8<>$T/disk
+			exec python3 -c "
+import os, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.bind(sys.argv[1])
+s.listen(16)
+os.dup2(s.fileno(), 7)
+os.execv(sys.argv[2], sys.argv[2:])" "$API_SOCK" "$TOP/tests/e2e/with-tap" tap0 "$JAILER" --id ${J}h --exec-file "$SPORE" "${WHO[@]}" "$@"
+		}
+		VM_DIR=$T API_SOCK=$T/api.sock
+		( parent --keep-fd 9 --keep-fd 7 --keep-fd 8 -- --api-fd 7 ) >$T/out 2>$T/err </dev/null & VM_PID=$!
+		jail_wait "$API_SOCK"
+		rm $T/disk
+		ok PUT /boot-source "{\"kernel_image_path\": \"/kernel.elf\"}"
+		ok PUT /drives/d "{\"drive_id\": \"d\", \"path_on_host\": \"/dev/fd/8\", \"is_root_device\": false}"
+		ok PUT /network-interfaces/n "{\"iface_id\": \"n\", \"tap_fd\": 9}"
+		ok PUT /actions "{\"action_type\": \"InstanceStart\"}"
+		ok GET /
+		[ ! -e "$dir/run/firecracker.socket" ] || fail "another socket"
+		vm_kill; rm "$API_SOCK"
+		status=0
+		( parent --keep-fd 8 --keep-fd 9 -- --api-fd 7 ) >$T/out 2>&1 </dev/null || status=$?
+		grep -q "API descriptor 7: Bad file descriptor" $T/out || fail "status $status: $(cat $T/out)"
+		! jail h --keep-fd 5 5</ 2>$T/err || fail "took a directory"
+		grep -q "a directory is a way out" $T/err || fail "$(cat $T/err)"
+		! jail h --keep-fd 50 2>$T/err || fail "took nothing"
+		grep -q -- "--keep-fd 50: Bad file" $T/err || fail "$(cat $T/err)"
+		jail_gone h'
+}
+
+@test "placeholders are filled in a jail: a drive, a tap with one and with two queue pairs" {
+	alone <<<'
+		dir=$(KERNEL=slot jail_dir s)
+		truncate -s 1M "$dir/disk"; chown 4000 "$dir/disk"
+		ip tuntap add dev tap1 mode tap user 4000
+		ip tuntap add dev tap2 mode tap user 4000 multi_queue
+		ip tuntap add dev tap3 mode tap user 4001
+		for pairs in 1 2; do
+			jail_start s
+			ok PUT /boot-source "{\"kernel_image_path\": \"/kernel.elf\"}"
+			ok PUT /machine-config "{\"vcpu_count\": 2, \"mem_size_mib\": 32}"
+			ok PUT /drives/d "{\"drive_id\": \"d\", \"is_root_device\": false, \"placeholder\": true}"
+			ok PUT /network-interfaces/n "{\"iface_id\": \"n\", \"placeholder\": true, \"queue_pairs\": $pairs}"
+			ok PUT /actions "{\"action_type\": \"InstanceStart\"}"
+			ok PATCH /drives/d "{\"drive_id\": \"d\", \"path_on_host\": \"/disk\"}"
+			refused PATCH /network-interfaces/n "{\"iface_id\": \"n\", \"host_dev_name\": \"tap3\"}" "tap3"
+			ok PATCH /network-interfaces/n "{\"iface_id\": \"n\", \"host_dev_name\": \"tap$pairs\"}"
+			ok GET /vm/config
+			jq -e ".\"network-interfaces\"[0].host_dev_name == \"tap$pairs\" and .drives[0].path_on_host == \"/disk\"" <<<"$BODY" >/dev/null || fail "$BODY"
+			ok DELETE /network-interfaces/n
+			ok PATCH /network-interfaces/n "{\"iface_id\": \"n\", \"host_dev_name\": \"tap$pairs\"}"
+			ok DELETE /drives/d
+			vm_kill
+			rm "$API_SOCK"
+		done
+		jail_gone s'
+}

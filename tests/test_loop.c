@@ -531,3 +531,54 @@ Test(loop, the_lock_is_held_around_a_timer)
 	cr_assert_not(a.lock_was_free);
 	cr_assert_eq(pthread_mutex_trylock(&lock), 0);
 }
+
+/* --- hold --- */
+
+static void counted(struct loop_timer *t)
+{
+	*(unsigned *)t->arg += 1;
+}
+
+Test(loop, what_has_a_lock_waits_while_it_is_held)
+{
+	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	unsigned expired = 0;
+	struct loop_timer t = {.expired = counted, .arg = &expired, .lock = &lock};
+	struct source device, edge, gone, other;
+
+	add(&device, NULL);
+	add(&edge, NULL);
+	add(&gone, NULL);
+	add(&other, NULL);
+	device.s.lock = edge.s.lock = gone.s.lock = &lock;
+	loop_mod(&loop, &edge.s, EPOLLIN | EPOLLET);
+	loop_hold(&loop);
+	loop_timer_set(&loop, &t, 0);
+	fd_event_signal(device.s.fd);
+	fd_event_signal(edge.s.fd);
+	fd_event_signal(gone.s.fd);
+	fd_event_signal(other.s.fd);
+	for (unsigned i = 0; i < 4; i++)
+		loop_run_once(&loop, 0);
+	cr_expect_eq(device.calls + edge.calls + gone.calls, 0);
+	cr_expect_eq(expired, 0);
+	cr_expect_eq(other.calls, 1, "what has no lock is served");
+	/* What is done to one that is on hold counts when it is served again. */
+	loop_mod(&loop, &edge.s, EPOLLIN | EPOLLET | EPOLLOUT);
+	loop_del(&loop, &gone.s);
+	loop_release(&loop);
+	loop_run_once(&loop, 0);
+	cr_expect_eq(device.calls, 1);
+	cr_expect_eq(edge.calls, 1);
+	cr_expect_eq(edge.events, EPOLLIN | EPOLLOUT);
+	cr_expect_eq(gone.calls, 0);
+	while (!expired)
+		loop_run_once(&loop, 1000);
+	fd_event_signal(device.s.fd);
+	loop_run_once(&loop, 0);
+	cr_expect_eq(device.calls, 2);
+	drop(&device);
+	drop(&edge);
+	drop(&other);
+	close(gone.s.fd);
+}

@@ -28,6 +28,8 @@ int loop_add(struct loop *l, struct loop_source *s, uint32_t events, struct err 
 	if (epoll_ctl(l->epfd, EPOLL_CTL_ADD, s->fd, &ev) < 0)
 		return err_sys(e, "watch file descriptor %d", s->fd);
 	s->added = true;
+	s->events = events;
+	s->on_hold = false;
 	return 0;
 }
 
@@ -37,16 +39,32 @@ void loop_mod(struct loop *l, struct loop_source *s, uint32_t events)
 	int r;
 
 	assert(s->added);
+	s->events = events;
+	if (s->on_hold)
+		return;
 	r = epoll_ctl(l->epfd, EPOLL_CTL_MOD, s->fd, &ev);
 	assert(r == 0);
 	(void)r;
+}
+
+static void forget_held(struct loop *l, struct loop_source *s)
+{
+	struct loop_source **at = &l->on_hold;
+
+	while (*at != s)
+		at = &(*at)->next;
+	*at = s->next;
+	s->on_hold = false;
 }
 
 void loop_del(struct loop *l, struct loop_source *s)
 {
 	if (!s->added)
 		return;
-	epoll_ctl(l->epfd, EPOLL_CTL_DEL, s->fd, NULL);
+	if (s->on_hold)
+		forget_held(l, s);
+	else
+		epoll_ctl(l->epfd, EPOLL_CTL_DEL, s->fd, NULL);
 	s->added = false;
 	/* The batch being served may still hold an event of this source, which may be freed. */
 	for (int i = l->batch_pos; i < l->batch_len; i++)
@@ -133,6 +151,37 @@ bool loop_signal(struct loop *l, const pthread_mutex_t *lock, int fd)
 	return !due;
 }
 
+#define HELD_TIMER_NS 20000000ull
+
+/* An event of a source that is edge-triggered comes once: adding it again brings it back. */
+static void put_on_hold(struct loop *l, struct loop_source *s)
+{
+	epoll_ctl(l->epfd, EPOLL_CTL_DEL, s->fd, NULL);
+	s->on_hold = true;
+	s->next = l->on_hold;
+	l->on_hold = s;
+}
+
+void loop_hold(struct loop *l)
+{
+	l->holding = true;
+}
+
+void loop_release(struct loop *l)
+{
+	l->holding = false;
+	while (l->on_hold) {
+		struct loop_source *s = l->on_hold;
+		struct epoll_event ev = {.events = s->events, .data.ptr = s};
+		int r;
+
+		forget_held(l, s);
+		r = epoll_ctl(l->epfd, EPOLL_CTL_ADD, s->fd, &ev);
+		assert(r == 0);
+		(void)r;
+	}
+}
+
 static void run_timers(struct loop *l)
 {
 	uint64_t now = now_ns();
@@ -143,6 +192,10 @@ static void run_timers(struct loop *l)
 		pthread_mutex_t *lock = t->lock;
 
 		loop_timer_clear(l, t);
+		if (lock && l->holding) {
+			loop_timer_set(l, t, HELD_TIMER_NS);
+			continue;
+		}
 		enter(l, lock);
 		t->expired(t);
 		leave(l, lock);
@@ -159,6 +212,10 @@ static void run_batch(struct loop *l)
 		if (!s)
 			continue;
 		lock = s->lock; /* the callback may free its source */
+		if (lock && l->holding) {
+			put_on_hold(l, s);
+			continue;
+		}
 		enter(l, lock);
 		s->ready(s, ev->events);
 		leave(l, lock);

@@ -21,7 +21,10 @@ struct loop_source {
 	void (*ready)(struct loop_source *s, uint32_t epoll_events);
 	void *arg;
 	pthread_mutex_t *lock; /* held around ready(), or NULL */
-	bool added;	       /* private */
+	bool added;	       /* private, as is what follows */
+	uint32_t events;       /* that it is watched for */
+	bool on_hold;
+	struct loop_source *next;
 };
 
 struct loop_timer {
@@ -43,6 +46,8 @@ struct loop {
 	int batch_len, batch_pos;
 	const pthread_mutex_t *held; /* [a] by the callback that is running; the main thread's */
 	int signal_fd;		     /* to be signalled behind it, or -1 */
+	bool holding;		     /* loop_hold() */
+	struct loop_source *on_hold; /* those that had something to say since */
 };
 
 int loop_init(struct loop *l, struct err *e);
@@ -66,6 +71,13 @@ void loop_timer_clear(struct loop *l, struct loop_timer *t);
  * False: it is due already.
  */
 bool loop_signal(struct loop *l, const pthread_mutex_t *lock, int fd);
+
+/*
+ * From now on sources and timers with a lock are not served, which is what devices are; what they miss
+ * comes when they are again. No other thread uses the loop meanwhile: vCPUs are parked.
+ */
+void loop_hold(struct loop *l);
+void loop_release(struct loop *l);
 
 /* Sleeps until there is something to serve, and serves nothing yet. */
 void loop_wait(const struct loop *l);

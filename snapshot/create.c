@@ -60,23 +60,6 @@ static bool replaces_last(const struct job *j)
 	       (uint64_t)there.st_size == gmem_size(&j->m->mem);
 }
 
-int job_take_dirty(struct job *j, struct pageset *s, struct err *e)
-{
-	int r;
-
-	for (unsigned i = 0; i < j->m->virtio_count; i++) {
-		const struct virtio_device *d = j->m->virtio[i].dev;
-
-		pthread_mutex_lock(d->env.lock);
-		for (unsigned q = 0; q < d->num_queues; q++)
-			virtq_mark(&d->queue[q]);
-		pthread_mutex_unlock(d->env.lock);
-	}
-	r = memory_take_dirty(&j->m->mem, &j->m->kvm, s, e);
-	pageset_add_all(&j->dirty, s);
-	return r;
-}
-
 /*
  * Without tracking: what differs from the file that was loaded, and what an earlier diff had, since
  * it may be merged before this one. Of memory from a handler: every page that it has brought.
@@ -234,7 +217,7 @@ int job_freeze(struct job *j, struct pageset *dirty, struct err *e)
 	clock_gettime(CLOCK_REALTIME, &now);
 	j->state.meta.created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 	if (r == 0 && dirty)
-		r = job_take_dirty(j, dirty, e);
+		r = precopy_collect(j->m, dirty, &j->dirty, e);
 	j->report.state_us = lap_us(&last);
 	return r;
 }
@@ -251,13 +234,6 @@ int job_write(struct job *j, struct err *e)
 	report->commit_us = lap_us(&last);
 	report->total_us = report->state_us + report->memory_us + report->commit_us;
 	return r;
-}
-
-void job_thaw(struct job *j)
-{
-	for (unsigned i = 0; i < j->m->virtio_count; i++)
-		if (j->m->virtio[i].dev->ops->drain)
-			virtio_mmio_kick(&j->m->virtio[i]);
 }
 
 /* The next diff is of this one. */
@@ -294,7 +270,7 @@ static int create(struct job *j, struct vm *vm, struct snapshot_history *h,
 	r = job_freeze(j, !tracked(j) ? NULL : j->diff ? &j->pages : &j->dirty, e);
 	if (r == 0)
 		r = job_write(j, e);
-	job_thaw(j);
+	precopy_thaw(j->m);
 	job_end(j, r);
 	return r;
 }

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "snapshot/output.h"
+#include "snapshot/precopy.h"
 #include "snapshot/snapshot.h"
 
 struct job {
@@ -27,9 +28,10 @@ int job_begin(struct job *j, struct vm *vm, struct snapshot_history *h,
 	      const struct snapshot_create_params *p, struct err *e);
 /* It is a diff of memory that is not tracked, which is found by comparing. */
 bool job_compares(const struct job *j);
-/* Moves what is dirty into `s`: the tracking begins anew. No device has a request in flight. */
-int job_take_dirty(struct job *j, struct pageset *s, struct err *e);
-/* Drains devices, reads all states, and what is dirty unless `dirty` is NULL. The VM is paused. */
+/*
+ * Drains devices, reads all states, and what is dirty unless `dirty` is NULL. The VM is paused. Then always
+ * precopy_thaw().
+ */
 int job_freeze(struct job *j, struct pageset *dirty, struct err *e);
 /* Of the pages that will be in the file, those by which it is recognized. The VM is paused. */
 void job_probe(struct job *j);
@@ -37,8 +39,6 @@ void job_probe(struct job *j);
 int job_write(struct job *j, struct err *e);
 /* Both files have been written: gives them their names. Any thread. */
 int job_commit(struct job *j, const struct snapfile_writer *state, struct err *e);
-/* A drained device goes on with what it has put back. Always after job_freeze(). */
-void job_thaw(struct job *j);
 /* Frees what is in `j`. `r` 0: the next diff is of this one; else what it took is put back. */
 void job_end(struct job *j, int r);
 void job_log(const struct snapshot_report *report);

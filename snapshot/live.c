@@ -16,9 +16,6 @@
  *	      copy the rest, go on ------->  the rest, hashes, state file; both files appear
  *	done: tell
  *
- * A round asks while no device has a request in flight: a buffer that a disk is being read into was
- * marked when it was handed out, and would be written behind our back.
- *
  * Hashes are of what was written, read back from the page cache: of guest memory they could only be
  * made in the pause. The thread makes the same system calls as the main thread makes for the
  * snapshot of a paused microVM, and inherits its filter.
@@ -29,10 +26,8 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -43,62 +38,51 @@
 
 #define PROGRESS_NS  500000000ull
 #define ROUNDS_MAX   8u
-/* What is left for the pause: 4 MiB, a millisecond. */
-#define LAST_PAGES   1024u
-/* And what fits into the buffer: it grows until all vCPUs stand still. The rest costs a write. */
-#define BUFFER_PAGES (2 * LAST_PAGES)
-#define STACK_SIZE   KIB(64)
+/* What fits into the buffer of the pause: it grows until all vCPUs stand still. The rest costs a write. */
+#define BUFFER_PAGES (2 * PRECOPY_LAST_PAGES)
 
-/* All but the last line is the copying thread's while there is one. */
+/* All but the timer is the copying thread's while there is one. */
 struct snapshot_live {
 	struct job job;
 	struct snapshot_create_params p;
 	char *snapshot_path, *mem_file_path, *config; /* owned, of p */
 	struct vm *vm;
 	uint64_t started_ns;
-	bool logging;	     /* KVM's log is on for this snapshot only */
-	unsigned round;	     /* that was copied last */
-	uint64_t count;	     /* pages of it */
-	struct pageset next; /* to be copied */
-	bool paused;	     /* the pause is over: the files are being finished */
+	bool paused; /* the pause is over: the files are being finished */
 	struct pageset taken;
 	uint8_t *buffer; /* of those pages, BUFFER_PAGES */
 	struct snapfile_writer state;
-	int r; /* of the step that was taken last */
-	struct err e;
-	int (*step)(struct snapshot_live *l, struct err *e);
 
-	_Atomic bool stop;
-	pthread_t thread;
-	bool has_thread;
-	int done_fd;
-	struct loop_source done;
+	struct precopy rounds;
 	struct loop_timer timer;
 };
 
 /* --- copying thread --- */
 
-static int copy_round(struct snapshot_live *l, struct err *e)
+static int copy_round(void *arg, struct err *e)
 {
+	struct snapshot_live *l = arg;
+	struct precopy *p = &l->rounds;
 	const struct gmem *mem = &l->job.m->mem;
-	bool fresh = l->round == 1 && !l->job.diff;
+	bool fresh = p->round == 1 && !l->job.diff;
 	int fd = l->job.out.memory.fd;
 	int r = 0;
 
 	if (fresh)
-		r = memory_present(mem, false, &l->next, e);
-	l->count = pageset_count(&l->next);
-	pageset_add_all(&l->job.pages, &l->next);
-	return r < 0 ? r : memory_copy(mem, fd, &l->next, fresh, &l->stop, e);
+		r = memory_present(mem, false, &p->next, e);
+	p->count = pageset_count(&p->next);
+	pageset_add_all(&l->job.pages, &p->next);
+	return r < 0 ? r : memory_copy(mem, fd, &p->next, fresh, &p->stop, e);
 }
 
-static int first_round(struct snapshot_live *l, struct err *e)
+static int first_round(void *arg, struct err *e)
 {
+	struct snapshot_live *l = arg;
 	struct job *j = &l->job;
 	int r = 0;
 
 	if (j->merge)
-		r = memory_copy_rest(j->h->memory_fd, j->out.memory.fd, &l->next, e);
+		r = memory_copy_rest(j->h->memory_fd, j->out.memory.fd, &l->rounds.next, e);
 	if (r == 0 && ftruncate(j->out.memory.fd, (off_t)gmem_size(&j->m->mem)) < 0)
 		r = err_sys(e, "size the memory file");
 	return r < 0 ? r : copy_round(l, e);
@@ -136,8 +120,9 @@ static int write_state(struct snapshot_live *l, struct err *e)
 	return r;
 }
 
-static int finish_files(struct snapshot_live *l, struct err *e)
+static int finish_files(void *arg, struct err *e)
 {
+	struct snapshot_live *l = arg;
 	uint64_t start = now_ns();
 	int r = memory_write_taken(l->job.out.memory.fd, l->buffer, &l->taken, e);
 
@@ -149,31 +134,12 @@ static int finish_files(struct snapshot_live *l, struct err *e)
 	return r;
 }
 
-static void *copy(void *arg)
-{
-	struct snapshot_live *l = arg;
-
-	l->r = l->step(l, &l->e);
-	fd_event_signal(l->done_fd);
-	return NULL;
-}
-
 /* --- main thread --- */
-
-static void join(struct snapshot_live *l)
-{
-	if (l->has_thread)
-		pthread_join(l->thread, NULL);
-	l->has_thread = false;
-}
 
 static void finish(struct snapshot_live *l)
 {
-	if (l->done.added)
-		loop_del(l->vm->loop, &l->done);
+	precopy_finish(&l->rounds);
 	loop_timer_clear(l->vm->loop, &l->timer);
-	fd_close(&l->done_fd);
-	pageset_finish(&l->next);
 	pageset_finish(&l->taken);
 	snapfile_drop(&l->state);
 	if (l->buffer)
@@ -184,21 +150,12 @@ static void finish(struct snapshot_live *l)
 	free(l);
 }
 
-static void stop_logging(struct snapshot_live *l)
-{
-	struct err e;
-
-	if (l->logging && machine_log_dirty(l->job.m, false, &e) < 0)
-		log_error("after a live snapshot: %s", e.msg);
-	l->logging = false;
-}
-
 void live_abandon(struct snapshot_live *l)
 {
 	if (!l)
 		return;
-	l->stop = true;
-	join(l);
+	l->rounds.stop = true;
+	precopy_join(&l->rounds);
 	job_end(&l->job, -ECANCELED);
 	finish(l);
 }
@@ -207,7 +164,7 @@ static void end(struct snapshot_live *l, int r, const struct err *e)
 {
 	struct snapshot_report *report = &l->job.report;
 
-	stop_logging(l);
+	precopy_end(&l->rounds);
 	report->total_us = (now_ns() - l->started_ns) / 1000;
 	l->job.h->live = NULL;
 	job_end(&l->job, r);
@@ -215,7 +172,7 @@ static void end(struct snapshot_live *l, int r, const struct err *e)
 		log_info("live %s snapshot in %llu us: %u rounds, %llu pages, paused for %llu us "
 			 "(state %llu), files %llu",
 			 report->diff ? "diff" : "full", (unsigned long long)report->total_us,
-			 l->round, (unsigned long long)report->pages,
+			 l->rounds.round, (unsigned long long)report->pages,
 			 (unsigned long long)report->paused_us,
 			 (unsigned long long)report->state_us,
 			 (unsigned long long)report->commit_us);
@@ -225,51 +182,22 @@ static void end(struct snapshot_live *l, int r, const struct err *e)
 	finish(l);
 }
 
-static int start_step(struct snapshot_live *l, int (*step)(struct snapshot_live *l, struct err *e),
-		      struct err *e)
-{
-	pthread_attr_t attr;
-	int r;
-
-	l->step = step;
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_SIZE);
-	r = pthread_create(&l->thread, &attr, copy, l);
-	pthread_attr_destroy(&attr);
-	l->has_thread = r == 0;
-	return r ? err_set(e, r, "start the copying thread: %s", strerror(r)) : 0;
-}
-
-/* What has changed since it was asked for last, into an empty l->next. */
-static int take_dirty(struct snapshot_live *l, struct err *e)
-{
-	struct vm_machine *m = l->job.m;
-	int r = 0;
-
-	for (unsigned i = 0; r == 0 && i < m->virtio_count; i++)
-		r = virtio_mmio_drain(&m->virtio[i], e);
-	pageset_clear(&l->next);
-	if (r == 0)
-		r = job_take_dirty(&l->job, &l->next, e);
-	job_thaw(&l->job);
-	return r;
-}
-
 /* While the guest stands still. */
 static int freeze(struct snapshot_live *l, struct err *e)
 {
 	struct job *j = &l->job;
-	int r = job_freeze(j, &l->next, e);
+	struct pageset *left = &l->rounds.next;
+	int r = job_freeze(j, left, e);
 
 	if (r == 0)
 		r = state_write(&j->state, j->m, NULL, &l->state, e);
 	if (r == 0) {
-		pageset_add_all(&j->pages, &l->next);
+		pageset_add_all(&j->pages, left);
 		job_probe(j);
-		memory_take(&j->m->mem, &l->next, l->buffer, BUFFER_PAGES, &l->taken);
-		r = memory_copy(&j->m->mem, j->out.memory.fd, &l->next, false, &l->stop, e);
+		memory_take(&j->m->mem, left, l->buffer, BUFFER_PAGES, &l->taken);
+		r = memory_copy(&j->m->mem, j->out.memory.fd, left, false, &l->rounds.stop, e);
 	}
-	job_thaw(j);
+	precopy_thaw(j->m);
 	return r;
 }
 
@@ -288,36 +216,35 @@ static int pause_and_finish(struct snapshot_live *l, struct err *e)
 	l->paused = true;
 	l->job.report.paused_us = (now_ns() - start) / 1000;
 	l->job.report.memory_us = (start - l->started_ns) / 1000;
-	stop_logging(l);
-	return r < 0 ? r : start_step(l, finish_files, e);
+	precopy_end(&l->rounds);
+	return r < 0 ? r : precopy_step(&l->rounds, finish_files, e);
 }
 
 /* The rounds end where another one would not leave less. */
 static int next_round(struct snapshot_live *l, struct err *e)
 {
-	int r = take_dirty(l, e);
-	uint64_t left = r < 0 ? 0 : pageset_count(&l->next);
+	struct precopy *p = &l->rounds;
+	int r = precopy_take(p, e);
 
 	if (r < 0)
 		return r;
-	if (left <= LAST_PAGES || l->round == ROUNDS_MAX || (l->round > 1 && left > l->count / 2))
+	if (pageset_count(&p->next) <= PRECOPY_LAST_PAGES || p->round == ROUNDS_MAX ||
+	    precopy_stalls(p))
 		return pause_and_finish(l, e);
-	l->round++;
-	return start_step(l, copy_round, e);
+	p->round++;
+	return precopy_step(p, copy_round, e);
 }
 
-static void on_done(struct loop_source *s, uint32_t events)
+static void on_done(void *arg)
 {
-	struct snapshot_live *l = s->arg;
+	struct snapshot_live *l = arg;
+	struct precopy *p = &l->rounds;
 	bool last = l->paused;
 
-	(void)events;
-	fd_event_drain(l->done_fd);
-	join(l);
-	if (l->r == 0 && !last)
-		l->r = next_round(l, &l->e);
-	if (l->r < 0 || last)
-		end(l, l->r, &l->e);
+	if (p->r == 0 && !last)
+		p->r = next_round(l, &p->e);
+	if (p->r < 0 || last)
+		end(l, p->r, &p->e);
 }
 
 static void on_progress(struct loop_timer *t)
@@ -339,8 +266,6 @@ static struct snapshot_live *prepare(struct vm *vm, const struct snapshot_create
 	if (!l)
 		return NULL;
 	l->vm = vm;
-	l->done_fd = -1;
-	l->round = 1;
 	l->p = *p;
 	l->p.snapshot_path = l->snapshot_path = strdup(p->snapshot_path);
 	l->p.mem_file_path = l->mem_file_path = strdup(p->mem_file_path);
@@ -367,36 +292,11 @@ static int get_buffer(struct snapshot_live *l, struct err *e)
 
 static int get_ready(struct snapshot_live *l, struct err *e)
 {
-	const uint64_t pages = gmem_size(&l->vm->machine->mem) / GMEM_PAGE;
-	int r = pageset_init(&l->next, pages, e);
+	int r = precopy_init(&l->rounds, l->vm, &l->job.dirty, on_done, l, e);
 
 	if (r == 0)
-		r = pageset_init(&l->taken, pages, e);
-	if (r == 0)
-		r = get_buffer(l, e);
-	if (r < 0)
-		return r;
-	l->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (l->done_fd < 0)
-		return err_sys(e, "create an eventfd");
-	l->done = (struct loop_source){.fd = l->done_fd, .ready = on_done, .arg = l};
-	return loop_add(l->vm->loop, &l->done, EPOLLIN, e);
-}
-
-/* From here on it is known what is written. */
-static int start_logging(struct snapshot_live *l, struct err *e)
-{
-	int r = 0;
-
-	if (!l->vm->config.machine.track_dirty_pages) {
-		l->logging = true;
-		r = machine_log_dirty(l->job.m, true, e);
-	}
-	if (r == 0)
-		r = take_dirty(l, e);
-	if (r == 0 && !l->job.diff)
-		pageset_clear(&l->next); /* what is there is written anyway */
-	return r;
+		r = pageset_init(&l->taken, l->rounds.next.pages, e);
+	return r == 0 ? get_buffer(l, e) : r;
 }
 
 static int begin(struct snapshot_live *l, struct snapshot_history *h, struct err *e)
@@ -410,12 +310,14 @@ static int begin(struct snapshot_live *l, struct snapshot_history *h, struct err
 	if (job_compares(&l->job))
 		r = err_set(e, EINVAL, "live: a diff needs track_dirty_pages");
 	if (r == 0)
-		r = start_logging(l, e);
+		r = precopy_begin(&l->rounds, e);
+	if (r == 0 && !l->job.diff)
+		pageset_clear(&l->rounds.next); /* what is there is written anyway */
 	if (r == 0)
-		r = start_step(l, first_round, e);
+		r = precopy_step(&l->rounds, first_round, e);
 	if (r == 0)
 		return 0;
-	stop_logging(l);
+	precopy_end(&l->rounds);
 	job_end(&l->job, r);
 	return r;
 }

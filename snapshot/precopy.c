@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "snapshot/precopy.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "snapshot/memory.h"
+#include "virtio/mmio_state.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+
+#define STACK_SIZE KIB(64)
+
+int precopy_collect(struct vm_machine *m, struct pageset *s, struct pageset *all, struct err *e)
+{
+	int r;
+
+	for (unsigned i = 0; i < m->virtio_count; i++) {
+		const struct virtio_device *d = m->virtio[i].dev;
+
+		pthread_mutex_lock(d->env.lock);
+		for (unsigned q = 0; q < d->num_queues; q++)
+			virtq_mark(&d->queue[q]);
+		pthread_mutex_unlock(d->env.lock);
+	}
+	r = memory_take_dirty(&m->mem, &m->kvm, s, e);
+	pageset_add_all(all, s);
+	return r;
+}
+
+void precopy_thaw(struct vm_machine *m)
+{
+	for (unsigned i = 0; i < m->virtio_count; i++)
+		if (m->virtio[i].dev->ops->drain)
+			virtio_mmio_kick(&m->virtio[i]);
+}
+
+static void *run(void *arg)
+{
+	struct precopy *p = arg;
+
+	p->r = p->step(p->arg, &p->e);
+	fd_event_signal(p->done_fd);
+	return NULL;
+}
+
+int precopy_step(struct precopy *p, int (*step)(void *arg, struct err *e), struct err *e)
+{
+	pthread_attr_t attr;
+	int r;
+
+	p->step = step;
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_SIZE);
+	r = pthread_create(&p->thread, &attr, run, p);
+	pthread_attr_destroy(&attr);
+	p->has_thread = r == 0;
+	return r ? err_set(e, r, "start the copying thread: %s", strerror(r)) : 0;
+}
+
+void precopy_join(struct precopy *p)
+{
+	if (p->has_thread)
+		pthread_join(p->thread, NULL);
+	p->has_thread = false;
+}
+
+static void on_done(struct loop_source *s, uint32_t events)
+{
+	struct precopy *p = s->arg;
+
+	(void)events;
+	fd_event_drain(p->done_fd);
+	precopy_join(p);
+	p->stepped(p->arg);
+}
+
+int precopy_init(struct precopy *p, struct vm *vm, struct pageset *dirty,
+		 void (*stepped)(void *arg), void *arg, struct err *e)
+{
+	int r;
+
+	*p = (struct precopy){.vm = vm, .dirty = dirty, .round = 1, .stepped = stepped, .arg = arg};
+	p->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (p->done_fd < 0)
+		return err_sys(e, "create an eventfd");
+	p->done = (struct loop_source){.fd = p->done_fd, .ready = on_done, .arg = p};
+	r = pageset_init(&p->next, gmem_size(&vm->machine->mem) / GMEM_PAGE, e);
+	return r == 0 ? loop_add(vm->loop, &p->done, EPOLLIN, e) : r;
+}
+
+void precopy_finish(struct precopy *p)
+{
+	if (!p->vm)
+		return;
+	loop_del(p->vm->loop, &p->done);
+	fd_close(&p->done_fd);
+	pageset_finish(&p->next);
+	p->vm = NULL;
+}
+
+/*
+ * Asked while no device has a request in flight: a buffer that a disk is being read into was marked when
+ * it was handed out, and would be written behind our back.
+ */
+int precopy_take(struct precopy *p, struct err *e)
+{
+	struct vm_machine *m = p->vm->machine;
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < m->virtio_count; i++)
+		r = virtio_mmio_drain(&m->virtio[i], e);
+	pageset_clear(&p->next);
+	if (r == 0)
+		r = precopy_collect(m, &p->next, p->dirty, e);
+	precopy_thaw(m);
+	return r;
+}
+
+int precopy_begin(struct precopy *p, struct err *e)
+{
+	int r = 0;
+
+	if (!p->vm->config.machine.track_dirty_pages) {
+		p->logging = true;
+		r = machine_log_dirty(p->vm->machine, true, e);
+	}
+	return r == 0 ? precopy_take(p, e) : r;
+}
+
+void precopy_end(struct precopy *p)
+{
+	struct err e;
+
+	if (p->logging && machine_log_dirty(p->vm->machine, false, &e) < 0)
+		log_error("after copying memory: %s", e.msg);
+	p->logging = false;
+}
+
+bool precopy_stalls(const struct precopy *p)
+{
+	return p->round > 1 && pageset_count(&p->next) > p->count / 2;
+}

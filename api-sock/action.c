@@ -6,6 +6,7 @@
 
 #include "api-sock/cpuconfig.h"
 #include "api-sock/schema.h"
+#include "snapshot/migrate.h"
 
 /* Reads the body, and remembers for the answer that it was the body that failed. */
 static int read_body(const struct body *schema, struct api_call *call, bool partial, void *out,
@@ -441,7 +442,9 @@ int action_patch_vm(struct api *api, struct api_call *call, struct err *e)
 	if (r < 0)
 		return r;
 	took = req.paused ? &api->metrics->pause_us : &api->metrics->resume_us;
-	r = req.paused ? vm_pause(api->vm, e) : vm_resume(api->vm, e);
+	r = migrate_stopped(&api->snapshots) ? migrate_take_back(api->vm, &api->snapshots, e) : 0;
+	if (r == 0)
+		r = req.paused ? vm_pause(api->vm, e) : vm_resume(api->vm, e);
 	if (r < 0)
 		return err_wrap(e, req.paused ? "Pause error" : "Resume error");
 	*took = (now_ns() - start) / 1000;

@@ -89,6 +89,12 @@ const struct route routes[] = {
 	 METRICS_NONE},
 	{PUT, "/snapshot/prime", PHASE_BEFORE, action_put_snapshot_prime, &schema_snapshot_prime,
 	 NULL, METRICS_NONE},
+	{PUT, "/vm/migrate", PHASE_AFTER, action_put_migrate, &schema_migrate, NULL, METRICS_NONE},
+	{GET, "/vm/migrate", PHASE_ANY, action_get_migrate, NULL, &schema_migrate_status,
+	 METRICS_NONE},
+	{DELETE, "/vm/migrate", PHASE_ANY, action_delete_migrate, NULL, NULL, METRICS_NONE},
+	{PUT, "/vm/receive", PHASE_BEFORE, action_put_receive, &schema_receive, NULL,
+	 METRICS_NONE},
 	{PATCH, "/vm", PHASE_AFTER, action_patch_vm, &schema_vm, NULL, METRICS_NONE},
 };
 /* clang-format on */
@@ -169,7 +175,21 @@ static bool configures_machine(const struct route *r)
 	return r->phases == PHASE_BEFORE && r->action != action_put_logger &&
 	       r->action != action_put_metrics && r->action != action_put_serial &&
 	       r->action != action_put_cpu_config && r->action != action_put_snapshot_load &&
-	       r->action != action_put_snapshot_prime;
+	       r->action != action_put_snapshot_prime && r->action != action_put_receive;
+}
+
+/* A microVM that moves stays as the other side was told it is. */
+static int check_migration(const struct api *api, const struct route *route, struct err *e)
+{
+	bool moves = api->snapshots.sending || api->snapshots.arrival;
+
+	if (!moves || route->verb == GET || route->action == action_patch_vm ||
+	    route->action == action_delete_migrate || route->action == action_put_logger ||
+	    route->action == action_put_metrics)
+		return 0;
+	return err_set(e, EBUSY,
+		       "A migration is under way: nothing changes until it is over (GET "
+		       "/vm/migrate) or aborted (DELETE /vm/migrate).");
 }
 
 static int check_request(const struct api *api, const struct route *route,
@@ -179,6 +199,8 @@ static int check_request(const struct api *api, const struct route *route,
 
 	if (r == 0)
 		r = action_check_phase(api, route->phases, e);
+	if (r == 0)
+		r = check_migration(api, route, e);
 	if (r == 0 && api->vm->shell && configures_machine(route))
 		r = err_set(e, EINVAL,
 			    "This process is a shell (--shell): its microVM comes from PUT "

@@ -494,6 +494,65 @@ static const struct body_field snapshot_load_fields[] = {
 };
 SCHEMA(schema_snapshot_load, "SnapshotLoadParams", snapshot_load_fields);
 
+static const struct body_field migrate_fields[] = {
+	{"socket_path", BODY_STRING, BODY_REQUIRED, AT(struct migrate_request, socket_path)},
+	{"downtime_limit_ms", BODY_UINT, 0, AT(struct migrate_request, downtime_limit_ms), .min = 1,
+	 .max = 60000},
+	{"max_rounds", BODY_UINT, 0, AT(struct migrate_request, max_rounds), .min = 1, .max = 1000},
+	{"max_bandwidth", BODY_UINT, 0, AT(struct migrate_request, max_bandwidth),
+	 .max = INT64_MAX},
+};
+SCHEMA(schema_migrate, "MigrateParams", migrate_fields);
+
+static const struct body_field receive_fields[] = {
+	{"socket_path", BODY_STRING, BODY_REQUIRED,
+	 AT(struct snapshot_load_request, snapshot_path)},
+	{"clock_realtime", BODY_BOOL, 0, AT(struct snapshot_load_request, clock_realtime)},
+	{"network_overrides", BODY_LIST, 0, AT(struct snapshot_load_request, networks), .max = 32,
+	 .body = &schema_network_override, .item = sizeof(struct network_override)},
+	{"drive_overrides", BODY_LIST, 0, AT(struct snapshot_load_request, drives),
+	 .max = CONFIG_DRIVES_MAX, .body = &schema_drive_override,
+	 .item = sizeof(struct drive_override)},
+	{"pmem_overrides", BODY_LIST, 0, AT(struct snapshot_load_request, pmems),
+	 .max = PMEMCONFIG_MAX, .body = &schema_pmem_override,
+	 .item = sizeof(struct pmem_override)},
+	{"vsock_override", BODY_OBJECT, 0, AT(struct snapshot_load_request, vsock),
+	 .body = &schema_vsock_override},
+};
+SCHEMA(schema_receive, "ReceiveParams", receive_fields);
+
+static const struct body_name migrate_status_names[] = {
+	{"none", MIGRATE_NONE},
+	{"setup", MIGRATE_SETUP},
+	{"active", MIGRATE_ACTIVE},
+	{"device", MIGRATE_DEVICE},
+	{"completed", MIGRATE_COMPLETED},
+	{"failed", MIGRATE_FAILED},
+	{"cancelled", MIGRATE_CANCELLED},
+	{"handover-lost", MIGRATE_LOST},
+	{0},
+};
+
+static const struct body_field migrate_status_fields[] = {
+	{"status", BODY_ENUM, BODY_REQUIRED, AT(struct migrate_report, info.status),
+	 .names = migrate_status_names},
+#define COUNT(name, member)                                                                  \
+	{                                                                                    \
+		name, BODY_UINT, 0, AT(struct migrate_report, info.member), .max = INT64_MAX \
+	}
+	COUNT("transferred", transferred),
+	COUNT("total", total),
+	COUNT("remaining", remaining),
+	COUNT("normal", normal),
+	COUNT("duplicate", duplicate),
+	COUNT("dirty_sync_count", dirty_sync_count),
+	COUNT("downtime_us", downtime_us),
+	COUNT("total_us", total_us),
+#undef COUNT
+	{"error_desc", BODY_STRING, 0, AT(struct migrate_report, reason)},
+};
+SCHEMA(schema_migrate_status, "MigrateStatus", migrate_status_fields);
+
 static const struct body_field instance_info_fields[] = {
 	{"app_name", BODY_STRING, BODY_REQUIRED, AT(struct instance_info, app_name)},
 	{"id", BODY_STRING, BODY_REQUIRED, AT(struct instance_info, id)},

@@ -6,7 +6,7 @@
 #pragma once
 
 #include "api-sock/body.h"
-#include "snapshot/snapshot.h"
+#include "snapshot/migrate.h"
 #include "vmm/config.h"
 #include "vmm/drive.h"
 
@@ -83,6 +83,18 @@ struct snapshot_load_request {
 	const json_t *metadata; /* (+) for the metadata service; borrowed from the body; or NULL */
 };
 
+/* (+) PUT /vm/migrate; PUT /vm/receive is a struct snapshot_load_request, whose snapshot_path is socket_path */
+struct migrate_request {
+	char *socket_path;
+	unsigned downtime_limit_ms, max_rounds;
+	uint64_t max_bandwidth;
+};
+/* (+) GET /vm/migrate */
+struct migrate_report {
+	struct migrate_info info;
+	char *reason; /* borrowed */
+};
+
 /* The balloon's requests and answers. */
 struct balloon_update {
 	unsigned amount_mib;
@@ -152,6 +164,9 @@ extern const struct body schema_snapshot_load;	 /* struct snapshot_load_request 
 extern const struct body schema_snapshot_prime;	 /* struct snapshot_prime_request */
 extern const struct body schema_serial_override;
 extern const struct body schema_vsock_override;
+extern const struct body schema_migrate;	/* struct migrate_request */
+extern const struct body schema_migrate_status; /* struct migrate_report */
+extern const struct body schema_receive;	/* struct snapshot_load_request */
 extern const struct body schema_hotplug;	/* struct hotplug_config */
 extern const struct body schema_hotplug_status; /* struct hotplug_status */
 extern const struct body schema_hotplug_update; /* struct hotplug_update */

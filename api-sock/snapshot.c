@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "api-sock/configfile.h"
-#include "api-sock/schema.h"
+#include "api-sock/snapshot.h"
 
 static int read_body(const struct body *schema, struct api_call *call, void *out, struct err *e)
 {
@@ -53,10 +53,18 @@ static void on_done(void *arg, const struct snapshot_create_params *p,
 		tell_made(api, p, report);
 }
 
-static int create(struct api *api, const struct snapshot_create_request *req, struct err *e)
+char *snapshot_config(struct api *api)
 {
 	json_t *config = configfile_print(&api->vm->config, true);
-	cleanup_free char *text = config ? json_dumps(config, JSON_COMPACT) : NULL;
+	char *text = config ? json_dumps(config, JSON_COMPACT) : NULL;
+
+	json_decref(config);
+	return text;
+}
+
+static int create(struct api *api, const struct snapshot_create_request *req, struct err *e)
+{
+	cleanup_free char *text = snapshot_config(api);
 	const struct snapshot_create_params p = {
 		.snapshot_path = req->snapshot_path,
 		.mem_file_path = req->mem_file_path,
@@ -71,7 +79,6 @@ static int create(struct api *api, const struct snapshot_create_request *req, st
 	struct snapshot_report report;
 	int r;
 
-	json_decref(config);
 	if (!text)
 		return err_set(e, ENOMEM, "out of memory");
 	r = snapshot_create(api->vm, &api->snapshots, &p, &report, e);
@@ -96,12 +103,6 @@ int action_put_snapshot_create(struct api *api, struct api_call *call, struct er
 }
 
 /* --- load --- */
-
-struct apply {
-	struct api *api;
-	const struct snapshot_load_request *req;
-	json_t *root; /* what was judged; owned */
-};
 
 /* list[?id_key == id], or NULL. */
 static json_t *find_item(json_t *list, const char *id_key, const char *id)
@@ -213,7 +214,7 @@ static int apply_overrides(const struct snapshot_load_request *req, json_t *root
 }
 
 /* Who it is, outside of the configuration. All of it, or nothing. */
-static int apply_identity(const struct apply *a, struct err *e)
+static int apply_identity(const struct snapshot_apply *a, struct err *e)
 {
 	const struct snapshot_load_request *req = a->req;
 	struct api *api = a->api;
@@ -245,9 +246,9 @@ static int apply_identity(const struct apply *a, struct err *e)
 	return r;
 }
 
-static int judge(void *arg, const char *text, size_t len, struct err *e)
+int snapshot_judge(void *arg, const char *text, size_t len, struct err *e)
 {
-	struct apply *a = arg;
+	struct snapshot_apply *a = arg;
 	int r;
 
 	a->root = a->api->primed ? TAKE(a->api->primed) : body_parse(text, len, e);
@@ -259,20 +260,21 @@ static int judge(void *arg, const char *text, size_t len, struct err *e)
 	return r == 0 ? apply_identity(a, e) : r;
 }
 
-static int configure(void *arg, struct err *e)
+int snapshot_configure(void *arg, struct err *e)
 {
-	const struct apply *a = arg;
+	const struct snapshot_apply *a = arg;
 	int r;
 
 	a->api->vm->config.loading = true;
+	a->api->vm->config.arriving = a->arriving;
 	r = configfile_apply_root(a->api, a->root, true, e);
-	a->api->vm->config.loading = false;
+	a->api->vm->config.loading = a->api->vm->config.arriving = false;
 	return r;
 }
 
 static int load(struct api *api, const struct snapshot_load_request *req, struct err *e)
 {
-	struct apply a = {.api = api, .req = req};
+	struct snapshot_apply a = {.api = api, .req = req};
 	bool file = req->mem_file_path;
 	const struct snapshot_load_params p = {
 		.snapshot_path = req->snapshot_path,
@@ -284,8 +286,8 @@ static int load(struct api *api, const struct snapshot_load_request *req, struct
 		.clock_realtime = req->clock_realtime,
 		.resume = req->resume_vm,
 		.huge_pages = req->huge_pages,
-		.judge = judge,
-		.configure = configure,
+		.judge = snapshot_judge,
+		.configure = snapshot_configure,
 		.arg = &a,
 	};
 	const struct vm_times *t = &api->vm->times;
@@ -335,7 +337,7 @@ static int check_backend(const struct snapshot_load_request *req, struct err *e)
 	return 0;
 }
 
-static void finish_request(struct snapshot_load_request *req)
+void snapshot_load_request_finish(struct snapshot_load_request *req)
 {
 	struct network_override *n = req->networks.item;
 
@@ -377,7 +379,7 @@ int action_put_snapshot_load(struct api *api, struct api_call *call, struct err 
 		if (r < 0)
 			r = give_up(api, "Load snapshot error", e);
 	}
-	finish_request(&req);
+	snapshot_load_request_finish(&req);
 	return r;
 }
 

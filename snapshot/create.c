@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "snapshot/job.h"
+#include "snapshot/migrate.h"
 #include "snapshot/workset.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
@@ -25,6 +26,7 @@ void snapshot_history_finish(struct snapshot_history *h)
 	fd_close(&h->handler);
 	pageset_finish(&h->reported);
 	live_abandon(h->live);
+	migrate_forget(h);
 	snapshot_cool(h);
 	workset_end(h->workset);
 	snapshot_history_init(h);
@@ -293,6 +295,8 @@ int snapshot_create(struct vm *vm, struct snapshot_history *h,
 	*report = (struct snapshot_report){0};
 	if (h->live)
 		return err_set(e, EBUSY, "a live snapshot is still being written");
+	if (h->sending)
+		return err_set(e, EBUSY, "a migration is under way");
 	if (p->live)
 		return live_begin(vm, h, p, e);
 	if (vm->phase != VM_PAUSED)

@@ -29,12 +29,14 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "snapshot/load.h"
 #include "snapshot/output.h"
 #include "snapshot/snapshot.h"
 #include "snapshot/uffd.h"
 #include "snapshot/workset.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/drive.h"
 #include "vmm/shell.h"
 
 /* One load on its way. */
@@ -155,7 +157,8 @@ static int configure(struct load *l, struct err *e)
 			"and %llu",
 			l->p->snapshot_path, c->vcpu_count, (unsigned long long)mem_mib,
 			meta->vcpus, (unsigned long long)(meta->mem_size >> 20));
-	c->track_dirty_pages = l->p->track_dirty_pages;
+	if (l->p->backend != SNAPSHOT_BACKEND_STREAM)
+		c->track_dirty_pages = l->p->track_dirty_pages;
 	switch (l->p->huge_pages) {
 	case SNAPSHOT_PAGES_AS_SAVED:
 		break;
@@ -203,14 +206,23 @@ static int map_file(struct load *l, const struct gmem_region *ram, unsigned coun
 	return r < 0 ? err_wrap(e, "memory file '%s'", l->p->backend_path) : 0;
 }
 
-static int map_lazily(struct load *l, const struct gmem_region *ram, unsigned count, struct err *e)
+/* Empty: somebody fills it. */
+static int map_empty(struct load *l, const struct gmem_region *ram, unsigned count, bool memfd,
+		     struct err *e)
 {
 	enum huge_pages pages = l->vm->config.machine.huge_pages;
+	enum gmem_backing backing = memfd ? GMEM_MEMFD : GMEM_ANON;
 	int r = l->m->warm ? 0 : gmem_reserve(&l->m->mem, ram, count, e);
 
-	if (r == 0)
-		r = gmem_back(&l->m->mem, pages == HUGE_PAGES_2M ? GMEM_HUGETLB_2M : GMEM_ANON,
-			      pages == HUGE_PAGES_TRANSPARENT, e);
+	if (pages == HUGE_PAGES_2M)
+		backing = GMEM_HUGETLB_2M;
+	return r < 0 ? r : gmem_back(&l->m->mem, backing, pages == HUGE_PAGES_TRANSPARENT, e);
+}
+
+static int map_lazily(struct load *l, const struct gmem_region *ram, unsigned count, struct err *e)
+{
+	int r = map_empty(l, ram, count, false, e);
+
 	if (r < 0)
 		return r;
 	l->h->lazy = true;
@@ -229,6 +241,8 @@ static int build_memory(struct load *l, struct err *e)
 		return map_file(l, ram, (unsigned)n, e);
 	case SNAPSHOT_BACKEND_UFFD:
 		return map_lazily(l, ram, (unsigned)n, e);
+	case SNAPSHOT_BACKEND_STREAM:
+		return map_empty(l, ram, (unsigned)n, l->vm->config.machine.memfd, e);
 	}
 	return err_set(e, EINVAL, "no memory backend");
 }
@@ -284,7 +298,7 @@ static int restore_vcpus(struct load *l, struct err *e)
 	struct vm_machine *m = l->m;
 	int r = 0;
 
-	if (!m->warm)
+	if (!m->vcpus.count)
 		r = vcpu_set_init(&m->vcpus, &m->kvm, m->vcpu, l->state.meta.vcpus, &m->pio,
 				  &m->mmio, e);
 
@@ -329,16 +343,12 @@ static int judge(struct load *l, struct err *e)
 	return r == 0 ? l->p->judge(l->p->arg, l->state.config, l->state.config_len, e) : r;
 }
 
-static int build(struct load *l, struct err *e)
+/* Steps 1 to 4 of what was judged. */
+static int prepare(struct load *l, struct err *e)
 {
 	struct vm_times *t = &l->vm->times;
-	int r;
+	int r = take_machine(l, e);
 
-	l->last_ns = now_ns();
-	*t = (struct vm_times){.begin_us = l->last_ns / 1000};
-	r = judge(l, e);
-	if (r == 0)
-		r = take_machine(l, e);
 	if (r == 0)
 		r = configure(l, e);
 	t->state_us = lap_us(l);
@@ -356,23 +366,50 @@ static int build(struct load *l, struct err *e)
 	if (r == 0)
 		r = compare_host(l, e);
 	t->kvm_us = lap_us(l);
-	if (r == 0)
-		r = restore_devices(l, e);
+	return r;
+}
+
+/* Steps 5 to 10; without 9 if it is not known yet that it may do anything. */
+static int complete(struct load *l, struct err *e)
+{
+	bool moved = l->p->backend == SNAPSHOT_BACKEND_STREAM;
+	struct vm_times *t = &l->vm->times;
+	int r = restore_devices(l, e);
+
 	t->devices_us = lap_us(l);
 	if (r == 0)
 		r = restore_vcpus(l, e);
 	t->vcpus_us = lap_us(l);
-	if (r == 0)
+	if (r == 0 && moved)
+		identity_moved(&l->m->identity);
+	else if (r == 0)
 		r = identity_renew(&l->m->identity, e);
 	if (r == 0)
 		r = machine_park(l->m, e);
-	if (r == 0)
+	if (r == 0 && !moved)
 		raise_again(l);
 	if (r == 0)
 		r = machine_confine(l->m, e);
 	t->run_us = lap_us(l);
 	t->total_us = l->last_ns / 1000 - t->begin_us;
 	return r;
+}
+
+static void start_clock(struct load *l)
+{
+	l->last_ns = now_ns();
+	l->vm->times = (struct vm_times){.begin_us = l->last_ns / 1000};
+}
+
+static int build(struct load *l, struct err *e)
+{
+	int r;
+
+	start_clock(l);
+	r = judge(l, e);
+	if (r == 0)
+		r = prepare(l, e);
+	return r == 0 ? complete(l, e) : r;
 }
 
 static void remember(struct load *l)
@@ -483,4 +520,91 @@ int snapshot_prime(struct vm *vm, struct snapshot_history *h, const struct snaps
 	}
 	put_back(l);
 	return r;
+}
+
+/* --- one that comes over a stream --- */
+
+static int parse(struct load *l, uint8_t *buf, size_t len, struct err *e)
+{
+	int r;
+
+	state_finish(&l->state);
+	r = state_parse(&l->state, buf, len, e);
+	return r < 0 ? err_wrap(e, "state") : 0;
+}
+
+struct load *load_arrive(struct vm *vm, struct snapshot_history *h,
+			 const struct snapshot_load_params *p, uint8_t *buf, size_t len,
+			 bool *usable, struct err *e)
+{
+	struct load *l = begin(vm, h, p, e);
+	int r;
+
+	*usable = true;
+	if (!l) {
+		free(buf);
+		return NULL;
+	}
+	start_clock(l);
+	if (l->primed_state) {
+		free(buf);
+		r = err_set(e, EINVAL, "this shell is primed with a snapshot");
+	} else {
+		r = parse(l, buf, len, e);
+	}
+	if (r == 0)
+		r = check_shell(l, e);
+	if (r == 0)
+		r = p->judge(p->arg, l->state.config, l->state.config_len, e);
+	*usable = r < 0;
+	if (r == 0)
+		r = prepare(l, e);
+	if (r == 0 && !l->m->vcpus.count)
+		r = vcpu_set_init(&l->m->vcpus, &l->m->kvm, l->m->vcpu, l->state.meta.vcpus,
+				  &l->m->pio, &l->m->mmio, e);
+	if (r == 0)
+		return l;
+	load_abandon(l);
+	return NULL;
+}
+
+const struct gmem *load_memory(const struct load *l)
+{
+	return &l->m->mem;
+}
+
+int load_arrived(struct load *l, uint8_t *buf, size_t len, struct err *e)
+{
+	const struct machine_config *c = &l->vm->config.machine;
+	int r = parse(l, buf, len, e);
+
+	l->last_ns = now_ns();
+	if (r == 0 && (l->state.meta.vcpus != c->vcpu_count ||
+		       l->state.meta.mem_size != gmem_size(&l->m->mem)))
+		r = err_set(e, EINVAL, "state: it is of another machine");
+	if (r == 0)
+		r = compare_host(l, e);
+	if (r == 0)
+		r = drive_claim(&l->vm->config, e);
+	return r == 0 ? complete(l, e) : r;
+}
+
+void load_let_go(struct load *l, bool run)
+{
+	struct vm *vm = l->vm;
+
+	vm->machine = l->m;
+	vm->phase = VM_PAUSED;
+	raise_again(l);
+	if (run)
+		vm_let_go(vm);
+	put_back(l);
+}
+
+void load_abandon(struct load *l)
+{
+	if (!l)
+		return;
+	machine_destroy(TAKE(l->m));
+	put_back(l);
 }

@@ -18,6 +18,10 @@ struct snapshot_history {
 	struct workset *workset;    /* snapshot/workset.h; or NULL */
 	struct snapshot_live *live; /* one that is being written while the guest runs; or NULL */
 	struct load *warm;	    /* snapshot_warm(); or NULL */
+	struct sending
+		*sending; /* snapshot/migrate.h: it is on its way to another process; or NULL */
+	struct arrival *arrival;       /* it comes, or is waited for; or NULL */
+	struct migrate_info *migrated; /* how the last one ended; or NULL. Owned */
 };
 
 void snapshot_history_init(struct snapshot_history *h);
@@ -66,7 +70,11 @@ int snapshot_create(struct vm *vm, struct snapshot_history *h,
 		    const struct snapshot_create_params *p, struct snapshot_report *report,
 		    struct err *e);
 
-enum snapshot_backend { SNAPSHOT_BACKEND_FILE, SNAPSHOT_BACKEND_UFFD };
+enum snapshot_backend {
+	SNAPSHOT_BACKEND_FILE,
+	SNAPSHOT_BACKEND_UFFD,
+	SNAPSHOT_BACKEND_STREAM, /* snapshot/receive.c */
+};
 enum snapshot_pages {
 	SNAPSHOT_PAGES_AS_SAVED,
 	SNAPSHOT_PAGES_NONE,

@@ -124,8 +124,9 @@ struct config {
 	struct serial_config serial;
 	struct logger_config logger;
 	struct metrics_config metrics;
-	bool boot_timer;	  /* --boot-timer */
-	bool loading;		  /* a snapshot's: a disk in use elsewhere is only warned of */
+	bool boot_timer; /* --boot-timer */
+	bool loading;	 /* a snapshot's: a disk in use elsewhere is only warned of */
+	bool arriving;	 /* another process's, which still has them: nothing is locked or made */
 	struct cpu_template *cpu; /* vmm/cpu_template.h; malloc'ed; NULL: none */
 };
 

@@ -87,7 +87,9 @@ static int open_disk(const struct config *c, const struct drive *d, const char *
 	if (fd < 0)
 		return err_wrap(e, "path_on_host");
 	r = check_others(c, d, fd, false, e);
-	if (r == 0 && c->loading)
+	if (r == 0 && c->arriving)
+		; /* it is the source's until it was handed over: drive_claim() */
+	else if (r == 0 && c->loading)
 		lock_if_free(c, d, fd);
 	else if (r == 0)
 		r = lock(c, fd, writable, e);
@@ -144,9 +146,11 @@ static int take_overlay(const struct config *c, const struct drive *d, int *fd, 
 		close(*fd);
 		*fd = fcntl(old->overlay_fd, F_DUPFD_CLOEXEC, 0);
 		r = *fd < 0 ? err_sys(e, "duplicate its descriptor") : 0;
-	} else if (r == 0) {
+	} else if (r == 0 && !c->arriving) {
 		r = lock(c, *fd, true, e);
 	}
+	if (r == 0 && c->arriving && fd_size(*fd) == 0)
+		r = err_set(e, EINVAL, "it is empty, and the microVM that comes has written to it");
 	return r < 0 ? r : judge_overlay(*fd, d->fd, e);
 }
 
@@ -204,6 +208,62 @@ void drive_lock_again(const struct drive *d)
 {
 	if (d->fd >= 0)
 		flock(d->fd, (writes_to_path(d) ? LOCK_EX : LOCK_SH) | LOCK_NB);
+}
+
+/* --- move --- */
+
+static int release(int fd, bool written, const char *path, struct err *e)
+{
+	if (fd < 0)
+		return 0;
+	if (written && fdatasync(fd) < 0)
+		return err_sys(e, "write '%s' back", path);
+	flock(fd, LOCK_UN);
+	return 0;
+}
+
+int drive_release(const struct config *c, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < c->drive_count; i++) {
+		const struct drive *d = &c->drive[i];
+
+		r = release(d->fd, writes_to_path(d), d->path_on_host, e);
+		if (r == 0)
+			r = release(d->overlay_fd, true, d->overlay, e);
+	}
+	for (unsigned i = 0; r == 0 && i < c->pmem_count; i++)
+		r = release(c->pmem[i].fd, !c->pmem[i].read_only, c->pmem[i].path_on_host, e);
+	return r;
+}
+
+/* Two drives of this VM over one file lock it once. */
+static int claim(const struct config *c, unsigned nth, int fd, bool exclusive, const char *path,
+		 struct err *e)
+{
+	for (unsigned i = 0; i < nth; i++)
+		if (same_file(c->drive[i].fd, fd))
+			return 0;
+	if (fd < 0 || fd_lock(fd, exclusive) == 0)
+		return 0;
+	return err_set(e, EBUSY, "'%s' is in use by another microVM", path);
+}
+
+int drive_claim(const struct config *c, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < c->drive_count; i++) {
+		const struct drive *d = &c->drive[i];
+
+		r = claim(c, i, d->fd, writes_to_path(d), d->path_on_host, e);
+		if (r == 0)
+			r = claim(c, 0, d->overlay_fd, true, d->overlay, e);
+	}
+	for (unsigned i = 0; r == 0 && i < c->pmem_count; i++)
+		r = claim(c, 0, c->pmem[i].fd, !c->pmem[i].read_only, c->pmem[i].path_on_host, e);
+	return r;
 }
 
 /* --- PATCH --- */

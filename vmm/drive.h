@@ -23,6 +23,13 @@ int drive_open(struct drive *d, const struct config *c, struct err *e);
 /* The lock of a file that was open before went with the drive that this one has replaced. */
 void drive_lock_again(const struct drive *d);
 
+/*
+ * For a microVM that goes to another process, and is stopped: gives up the locks of all drives and pmem files, which
+ * are durable then; and takes them, -EBUSY when another one has one. What was locked before stays so.
+ */
+int drive_release(const struct config *c, struct err *e);
+int drive_claim(const struct config *c, struct err *e);
+
 /* PATCH /drives/{id}, at any time after the start. */
 struct drive_update {
 	char id[CONFIG_ID_MAX + 1];

@@ -68,19 +68,29 @@ int identity_begin(struct identity *id, struct err *e)
 	return write_genid(id, e);
 }
 
-int identity_renew(struct identity *id, struct err *e)
+/* No vCPU runs, so nobody sees it half-way; a guest that wrote there itself gets its own. */
+static void tell(struct identity *id, bool another)
 {
 	struct vmclock clock = {0};
-	int r = write_genid(id, e);
 
-	if (r < 0)
-		return r;
-	/* No vCPU runs, so nobody sees it half-way; a guest that wrote there itself gets its own. */
 	gmem_read(id->mem, LAYOUT_VMCLOCK, &clock, sizeof(clock));
 	clock.seq = (clock.seq | 1) + 1;
 	clock.disruption_marker++;
-	clock.generation++;
+	clock.generation += another;
 	gmem_write(id->mem, LAYOUT_VMCLOCK, &clock, sizeof(clock));
 	fd_event_signal(id->irq_fd);
-	return 0;
+}
+
+int identity_renew(struct identity *id, struct err *e)
+{
+	int r = write_genid(id, e);
+
+	if (r == 0)
+		tell(id, true);
+	return r;
+}
+
+void identity_moved(struct identity *id)
+{
+	tell(id, false);
 }

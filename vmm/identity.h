@@ -26,3 +26,5 @@ void identity_finish(struct identity *id);
 int identity_begin(struct identity *id, struct err *e);
 /* A restored one, before its vCPUs run: both change, and the guest is told. */
 int identity_renew(struct identity *id, struct err *e);
+/* One that goes on in another process, before its vCPUs run: VMGenID stays, its clock may not be right. */
+void identity_moved(struct identity *id);

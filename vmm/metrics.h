@@ -43,6 +43,13 @@ enum metrics_request {
 
 #define METRICS_API_BUCKETS 9
 
+/* (+) Of what came and went by migration; main thread. */
+struct migrate_metrics {
+	uint64_t completed, failed;
+	uint64_t rounds, bytes;
+	uint64_t downtime_us; /* of the last one, at the source */
+};
+
 struct metrics {
 	struct vm *vm; /* [I] borrowed; its config says where to write */
 	struct loop_timer timer;
@@ -51,6 +58,7 @@ struct metrics {
 		startup_cpu_us;	      /* from exec to the API, when the parent told its part */
 	uint64_t pause_us, resume_us; /* what the last ones took */
 	uint64_t full_create_us, diff_create_us, load_us;
+	struct migrate_metrics migrate;
 	struct metric missed; /* lines that could not be written */
 	struct metric missed_log, rate_limited_log;
 	struct metric deprecated; /* requests with a deprecated field */

@@ -65,6 +65,8 @@ static int lock(const struct config *c, const struct pmem_config *p, const struc
 {
 	bool again = old && same_file(old->fd, p->fd);
 
+	if (c->arriving)
+		return 0;
 	if (c->loading) {
 		if (flock(p->fd, (p->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0)
 			log_warn("pmem '%s': '%s' is in use by another microVM, and only one of "

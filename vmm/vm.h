@@ -28,6 +28,7 @@ enum vm_exit {
 	VM_EXIT_OK = 0,	      /* the guest reset itself (reboot; i8042 command 0xfe) */
 	VM_EXIT_ERROR = 1,    /* generic error; also a KVM failure while the guest ran */
 	VM_EXIT_POWEROFF = 3, /* (+) the guest powered itself off through ACPI */
+	VM_EXIT_MIGRATED = 4, /* (+) it goes on in another process */
 	VM_EXIT_TRIPLE_FAULT = VM_EXIT_ERROR, /* as in Firecracker; the log tells them apart */
 	VM_EXIT_BAD_SYSCALL = 148,
 	VM_EXIT_SIGBUS = 149,

@@ -92,8 +92,8 @@ alone() {
 		inmate a --new-pid-ns --new-net-ns -- name=${J}a $words
 		inmate b --new-pid-ns --new-net-ns --tmpfs-root -- name=${J}b $words
 		inmate c --new-pid-ns --new-net-ns --no-landlock -- name=${J}c landlock=0 $words
-		ip netns add empty
-		inmate d --new-pid-ns --netns /run/netns/empty -- name=${J}d $words
+		touch $T/empty; unshare --net=$T/empty true
+		inmate d --new-pid-ns --netns $T/empty -- name=${J}d $words
 		for id in a b c d; do jail_gone $id "$INMATE"; done'
 }
 

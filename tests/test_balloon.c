@@ -344,6 +344,7 @@ Test(balloon, saved_and_restored)
 	ops->wire(g.mmio.dev, &r);
 	cr_assert_eq(wire_end(&r), 0);
 	cr_assert_eq(ops->check(g.mmio.dev, space, sizeof(space), NULL), 0);
+	virtio_mmio_show_all(g.mmio.dev);
 	cr_assert_arr_eq(state, &was, sizeof(was));
 	cr_assert_eq(driver_read(&g, NUM_PAGES), 9 * 256);
 	space[0]++;

@@ -393,6 +393,35 @@ Test(mmio, every_register_survives_every_write)
 	}
 }
 
+/* driver_read() compares the two. */
+Test(mmio, the_page_shows_what_the_window_gives)
+{
+	static const uint16_t written[] = {
+		VIRTIO_MMIO_STATUS,	     VIRTIO_MMIO_DEVICE_FEATURES_SEL,
+		VIRTIO_MMIO_DRIVER_FEATURES, VIRTIO_MMIO_DRIVER_FEATURES_SEL,
+		VIRTIO_MMIO_QUEUE_SEL,	     VIRTIO_MMIO_QUEUE_NUM,
+		VIRTIO_MMIO_QUEUE_READY,     VIRTIO_MMIO_INTERRUPT_ACK,
+		VIRTIO_MMIO_CONFIG,
+	};
+	static const uint32_t values[] = {0, 1, 2, 3, 7, 11, 15, 16, 1u << 3, 0x80000000};
+	uint32_t seed = 1;
+
+	cr_assert_eq(g.mmio.dev->window, g.page);
+	cr_expect_eq(g.page[0], 'v');
+	for (unsigned i = 0; i < 20000; i++) {
+		seed = seed * 1664525 + 1013904223;
+		if (seed >> 28 == 0)
+			virtio_config_changed(&fake.dev);
+		else if (seed >> 28 == 1)
+			virtio_interrupt(&fake.dev, VIRTIO_IRQ_QUEUE);
+		else
+			driver_write(&g, written[(seed >> 8) % ARRAY_SIZE(written)],
+				     values[(seed >> 16) % ARRAY_SIZE(values)]);
+		for (uint64_t off = 0; off < VIRTIO_MMIO_CONFIG + 16; off += 4)
+			driver_read(&g, off);
+	}
+}
+
 Test(mmio, config_reads)
 {
 	uint8_t b[8];

@@ -44,7 +44,7 @@ static void teardown(struct fixture *f)
 static void swap(struct fixture *f)
 {
 	virtio_mmio_finish(&f->g.mmio);
-	cr_assert_eq(virtio_mmio_init(&f->g.mmio, rng_create(&f->g.env, NULL), NULL), 0);
+	driver_attach(&f->g, rng_create(&f->g.env, NULL));
 }
 
 Test(mmio_state, a_device_goes_on_where_it_was)

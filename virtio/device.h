@@ -128,6 +128,7 @@ struct virtio_device {
 	unsigned num_queues;	      /* [I] */
 	bool keeps_early;	      /* [I] a notification before DRIVER_OK counts from then on */
 	struct virtio_env env;	      /* [I] */
+	uint8_t *window; /* [s] where the guest reads registers, or NULL: virtio_mmio_map() */
 	struct virtio_device_state state; /* [s] */
 	struct metric interrupts;
 };
@@ -143,6 +144,8 @@ void virtio_queue_end(struct virtio_device *d, struct virtq *q);
 void virtio_needs_reset(struct virtio_device *d, int code);
 /* The configuration space was changed by us: generation + interrupt (section 2.5). Lock held. */
 void virtio_config_changed(struct virtio_device *d);
+/* The same where the driver knows without an interrupt: it asked for the change. */
+void virtio_config_touched(struct virtio_device *d);
 
 static inline bool virtio_has_feature(const struct virtio_device *d, uint64_t bit)
 {

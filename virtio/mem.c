@@ -116,7 +116,7 @@ static void set_plugged(struct mem *m, uint64_t off, uint64_t len, bool on)
 {
 	gmem_set_plugged(m->region, off, len, on);
 	m->space.plugged_size += on ? len : -len;
-	m->dev.state.config_generation++;
+	virtio_config_touched(&m->dev);
 }
 
 /* --- steps of a request --- */
@@ -282,8 +282,10 @@ static void finish(struct mem *m, uint16_t state)
 	};
 	struct mem_work *w = &m->work;
 
-	if (w->asked == UNPLUG_ALL)
+	if (w->asked == UNPLUG_ALL) {
 		m->space.usable_size = usable_size(m, m->space.requested_size);
+		virtio_config_touched(&m->dev);
+	}
 	if (w->asked == PLUG && w->answer == ACK)
 		metric_add(&m->count.plug_bytes, w->end - w->first);
 	metric_inc((void *)((char *)&m->count + of[w->asked].count));

@@ -70,6 +70,38 @@ static uint32_t read_register(const struct virtio_device *d, uint64_t off)
 	}
 }
 
+void virtio_mmio_show(struct virtio_device *d, uint64_t off)
+{
+	if (d->window)
+		__atomic_store_n((uint32_t *)(void *)(d->window + off), read_register(d, off),
+				 __ATOMIC_RELEASE);
+}
+
+void virtio_mmio_show_all(struct virtio_device *d)
+{
+	static const uint16_t shown[] = {
+		VIRTIO_MMIO_MAGIC,	   VIRTIO_MMIO_VERSION,		  VIRTIO_MMIO_DEVICE_ID,
+		VIRTIO_MMIO_VENDOR_ID,	   VIRTIO_MMIO_DEVICE_FEATURES,	  VIRTIO_MMIO_QUEUE_NUM_MAX,
+		VIRTIO_MMIO_QUEUE_READY,   VIRTIO_MMIO_INTERRUPT_STATUS,  VIRTIO_MMIO_STATUS,
+		VIRTIO_MMIO_SHM_LEN_LOW,   VIRTIO_MMIO_SHM_LEN_HIGH,	  VIRTIO_MMIO_SHM_BASE_LOW,
+		VIRTIO_MMIO_SHM_BASE_HIGH, VIRTIO_MMIO_CONFIG_GENERATION,
+	};
+
+	if (!d->window)
+		return;
+	if (d->config_len)
+		memcpy(d->window + VIRTIO_MMIO_CONFIG, d->config, d->config_len);
+	for (unsigned i = 0; i < ARRAY_SIZE(shown); i++)
+		virtio_mmio_show(d, shown[i]);
+}
+
+void virtio_mmio_map(struct virtio_mmio *t, uint8_t *page)
+{
+	assert(t->dev->config_len <= VIRTIO_MMIO_PAGE - VIRTIO_MMIO_CONFIG);
+	t->dev->window = page;
+	virtio_mmio_show_all(t->dev);
+}
+
 static void reset(struct virtio_device *d)
 {
 	/* The generation goes on: a driver that compares it across a reset sees a change. */
@@ -256,9 +288,14 @@ void virtio_mmio_write(struct virtio_mmio *t, uint64_t off, const void *data, un
 			return;
 		memcpy(&v, data, sizeof(v));
 		write_register(t, off, v);
+		if (off == VIRTIO_MMIO_INTERRUPT_ACK) /* in each interrupt */
+			virtio_mmio_show(d, VIRTIO_MMIO_INTERRUPT_STATUS);
+		else if (off != VIRTIO_MMIO_QUEUE_NOTIFY)
+			virtio_mmio_show_all(d);
 	} else if (range_within(off - VIRTIO_MMIO_CONFIG, len, d->config_len) &&
 		   d->state.status & VIRTIO_S_DRIVER && d->ops->config_write) {
 		d->ops->config_write(d, (uint32_t)(off - VIRTIO_MMIO_CONFIG), data, len);
+		virtio_mmio_show_all(d);
 	}
 }
 

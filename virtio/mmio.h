@@ -56,6 +56,9 @@
 
 #define VIRTIO_MMIO_QUEUES_MAX 8u
 
+/* Bytes of `page` below, LAYOUT_VIRTIO_SIZE. */
+#define VIRTIO_MMIO_PAGE 4096u
+
 struct virtio_mmio {
 	struct virtio_device *dev;			 /* [I] owned */
 	int kick_fd[VIRTIO_MMIO_QUEUES_MAX];		 /* [I] one eventfd per queue, owned */
@@ -74,6 +77,18 @@ int virtio_mmio_init(struct virtio_mmio *t, struct virtio_device *dev, struct er
  */
 int virtio_mmio_init_kicks(struct virtio_mmio *t, struct virtio_device *dev, int *kick,
 			   unsigned count, struct err *e);
+/*
+ * From now on `page` holds what reading the window gives, so that the guest may be shown it in the
+ * window's place and its reads need no exit: the interrupt status above all, which is read in each
+ * interrupt. Two differences: a register that is read in parts gives parts, and a change of the
+ * configuration space may be seen half done, but then its interrupt comes behind it. `page` is zeroed,
+ * and stays until the device is destroyed. Main thread, before the guest runs.
+ */
+void virtio_mmio_map(struct virtio_mmio *t, uint8_t *page);
+/* Whoever changes a register, or what it shows, puts it there; nothing without a page. Lock held. */
+void virtio_mmio_show(struct virtio_device *d, uint64_t off);
+void virtio_mmio_show_all(struct virtio_device *d);
+
 /* Stops watching, destroys the device. Main thread, no vCPU running. NULL dev is fine. */
 void virtio_mmio_finish(struct virtio_mmio *t);
 

@@ -184,6 +184,7 @@ int virtio_mmio_restore(struct virtio_mmio *t, const struct virtio_mmio_state *s
 
 	pthread_mutex_lock(d->env.lock);
 	r = restore(d, s, e);
+	virtio_mmio_show_all(d);
 	pthread_mutex_unlock(d->env.lock);
 	return r < 0 ? err_wrap(e, "%s", d->name) : 0;
 }

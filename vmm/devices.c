@@ -167,6 +167,8 @@ static int plug(struct vm_machine *m, struct virtio_device *dev, struct err *e)
 
 	for (unsigned q = bound; r == 0 && q < dev->num_queues; q++)
 		r = bind_kick(m, slot, q, t->kick_fd[q], e);
+	if (r == 0 && slot < m->window_count)
+		virtio_mmio_map(t, m->windows + (size_t)slot * VIRTIO_MMIO_PAGE);
 	return r;
 }
 
@@ -324,6 +326,14 @@ static int add_hotplug(struct vm_machine *m, struct err *e)
 		return r;
 	dev = hotplug_create(m, &env, e);
 	return dev ? plug(m, dev, e) : -e->code;
+}
+
+unsigned machine_devices(const struct config *c)
+{
+	unsigned n = c->drive_count + c->net_count + c->entropy + c->balloon.configured +
+		     (c->vsock.uds_path != NULL) + c->pmem_count + c->hotplug.configured;
+
+	return MIN(n, LAYOUT_VIRTIO_MAX);
 }
 
 int machine_build_devices(struct vm_machine *m, const struct config *c, struct err *e)

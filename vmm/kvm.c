@@ -126,6 +126,21 @@ int kvm_set_part(struct kvm *k, const struct gmem_region *r, unsigned n, bool on
 	return ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0 ? -errno : 0;
 }
 
+int kvm_set_windows(struct kvm *k, const void *host, uint64_t len, struct err *e)
+{
+	struct kvm_userspace_memory_region slot = {
+		.slot = KVM_SLOT_WINDOWS,
+		.flags = KVM_MEM_READONLY,
+		.guest_phys_addr = LAYOUT_VIRTIO,
+		.memory_size = len,
+		.userspace_addr = (uintptr_t)host,
+	};
+
+	if (ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
+		return err_sys(e, "give KVM the windows of the devices");
+	return 0;
+}
+
 int kvm_create_irqchip(struct kvm *k, bool pit, struct err *e)
 {
 	struct kvm_pit_config config = {.flags = KVM_PIT_SPEAKER_DUMMY};

@@ -37,7 +37,13 @@ int kvm_set_memory(struct kvm *k, const struct gmem *mem, bool log_dirty, struct
  */
 int kvm_set_part(struct kvm *k, const struct gmem_region *r, unsigned n, bool on, bool log_dirty);
 /* The number of its memory slot. */
-#define KVM_SLOT_PART(n) (GMEM_REGIONS_MAX + (n))
+#define KVM_SLOT_PART(n) (KVM_SLOT_WINDOWS + 1u + (n))
+#define KVM_SLOT_WINDOWS GMEM_REGIONS_MAX
+/*
+ * The guest reads `len` bytes at `host` in the windows of the first virtio devices, without an exit.
+ * What it writes there exits as ever, or signals an eventfd. Before the irqchip, for its speed.
+ */
+int kvm_set_windows(struct kvm *k, const void *host, uint64_t len, struct err *e);
 /* PIC, IOAPIC and local APICs in the kernel; an i8254 too when `pit`. */
 int kvm_create_irqchip(struct kvm *k, bool pit, struct err *e);
 /* A guest's 4-byte write of `match` to `addr` signals the eventfd and does not exit. */

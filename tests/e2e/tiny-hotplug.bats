@@ -42,6 +42,9 @@ lines() {
 	wait_for ffffffff
 	lines 4 64636261 00200000 00000000 ffffffff
 	plugged 0
+	# It has read its device's registers all the time, and exited only where nothing is any more.
+	ok GET /metrics
+	[ "$(sed -n 's/^[a-z_]*mmio_read[a-z_]* \([0-9]*\)$/\1/p' <<<"$BODY")" -le 2 ] || fail "$(grep mmio <<<"$BODY")"
 	echo >&7
 	ends_with 0
 }

@@ -45,6 +45,19 @@ void driver_attach(struct driver *g, struct virtio_device *d)
 	assert(d);
 	r = virtio_mmio_init(&g->mmio, d, &e);
 	assert(r == 0);
+	memset(g->page, 0, sizeof(g->page));
+	virtio_mmio_map(&g->mmio, g->page);
+}
+
+/* Whether the page is to show the same as the window. */
+static bool is_shown(const struct driver *g, uint64_t off, unsigned len)
+{
+	if (off < VIRTIO_MMIO_CONFIG)
+		return len == 4 && off % 4 == 0;
+	off -= VIRTIO_MMIO_CONFIG;
+	return range_within(off, len, g->mmio.dev->config_len) ||
+	       (off >= g->mmio.dev->config_len &&
+		range_within(off, len, VIRTIO_MMIO_PAGE - VIRTIO_MMIO_CONFIG));
 }
 
 void driver_finish(struct driver *g)
@@ -60,6 +73,7 @@ void driver_read_bytes(struct driver *g, uint64_t off, void *data, unsigned len)
 {
 	pthread_mutex_lock(&g->lock);
 	virtio_mmio_read(&g->mmio, off, data, len);
+	assert(!is_shown(g, off, len) || memcmp(g->page + off, data, len) == 0);
 	pthread_mutex_unlock(&g->lock);
 }
 

@@ -39,7 +39,8 @@ struct driver {
 	pthread_mutex_t lock;
 	int irq_fd;
 	struct virtio_env env;
-	struct virtio_mmio mmio; /* mmio.dev is the device */
+	struct virtio_mmio mmio;				    /* mmio.dev is the device */
+	uint8_t page[VIRTIO_MMIO_PAGE] __attribute__((aligned(8))); /* of virtio_mmio_map() */
 	struct driver_queue queue[VIRTIO_MMIO_QUEUES_MAX];
 	uint64_t features; /* negotiated */
 	gpa_t next_alloc;
@@ -61,7 +62,7 @@ void driver_finish(struct driver *g);
 /* Registers, under the slot's lock as the bus does it. */
 uint32_t driver_read(struct driver *g, uint64_t reg);
 void driver_write(struct driver *g, uint64_t reg, uint32_t v);
-/* Accesses of any width. */
+/* Accesses of any width. What is read has to be in the page too. */
 void driver_read_bytes(struct driver *g, uint64_t off, void *data, unsigned len);
 void driver_write_bytes(struct driver *g, uint64_t off, const void *data, unsigned len);
 

@@ -46,6 +46,7 @@ struct pool_shell {
 	enum pool_shell_state state;
 	unsigned number;
 	pid_t pid;
+	uint64_t began_ns;
 	struct vms_vm vm;
 	struct loop_source api; /* connection; fd -1: none */
 	char answer[4096];

@@ -2,6 +2,7 @@
 /* PUT /clones: what is asked for, who becomes what, and one answer for each. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -159,7 +160,7 @@ static json_t *read_list(const json_t *root, struct err *e)
 		return json_incref(list);
 	list = json_array();
 	for (uint64_t i = 0; i < n; i++) {
-		snprintf(number, sizeof(number), "%llu", (unsigned long long)(first + i));
+		snprintf(number, sizeof(number), "%" PRIu64, first + i);
 		json_array_append_new(list, fill_in(from, "{n}", number));
 	}
 	return list;
@@ -228,6 +229,23 @@ static int read_snapshot(struct claim *m, const json_t *root, struct err *e)
 	return 0;
 }
 
+static int read_clones(struct claim *m, const json_t *list, struct err *e)
+{
+	size_t n = json_array_size(list);
+
+	if (n < 1 || n > POOL_CLONES_MAX)
+		return err_set(e, EINVAL, "%zu clones, need 1..%u", n, POOL_CLONES_MAX);
+	m->clone = calloc(n, sizeof(*m->clone));
+	if (!m->clone)
+		return err_set(e, ENOMEM, "out of memory");
+	m->count = m->open = (unsigned)n;
+	for (unsigned i = 0; i < n; i++) {
+		m->clone[i].claim = m;
+		read_clone(&m->clone[i], json_array_get(list, i));
+	}
+	return 0;
+}
+
 static int read_claim(struct claim *m, const json_t *root, struct err *e)
 {
 	json_t *list;
@@ -242,18 +260,7 @@ static int read_claim(struct claim *m, const json_t *root, struct err *e)
 	list = read_list(root, e);
 	if (!list)
 		return -e->code;
-	m->count = m->open = (unsigned)MIN(json_array_size(list), (size_t)POOL_CLONES_MAX + 1);
-	if (m->count < 1 || m->count > POOL_CLONES_MAX)
-		r = err_set(e, EINVAL, "%zu clones, need 1..%u", json_array_size(list),
-			    POOL_CLONES_MAX);
-	else
-		m->clone = calloc(m->count, sizeof(*m->clone));
-	if (r == 0 && !m->clone)
-		r = err_set(e, ENOMEM, "out of memory");
-	for (unsigned i = 0; r == 0 && i < m->count; i++) {
-		m->clone[i].claim = m;
-		read_clone(&m->clone[i], json_array_get(list, i));
-	}
+	r = read_clones(m, list, e);
 	json_decref(list);
 	return r;
 }

@@ -20,6 +20,8 @@
 #define MAX_BODY    MIB(8)
 /* Behind an answer, so that it is on its way. */
 #define LATER_NS    500000
+/* After shells that did not start. */
+#define AGAIN_NS    5000000000
 
 struct args {
 	uint64_t size, fill, uid, gid;
@@ -35,7 +37,7 @@ struct daemon {
 	struct pool pool;
 	struct loop loop;
 	struct loop_source shells, signals;
-	struct loop_timer later;
+	struct loop_timer later, again;
 	struct server *server;
 };
 
@@ -46,9 +48,20 @@ static void do_later(struct loop_timer *t)
 	struct daemon *d = t->arg;
 
 	pool_fill(&d->pool);
+	if (d->pool.failures)
+		loop_timer_set(&d->loop, &d->again, AGAIN_NS);
 	/* One at a time: who comes meanwhile is served between two. */
 	if (pool_reap(&d->pool))
 		loop_timer_set(&d->loop, &d->later, 0);
+}
+
+/* What keeps shells from starting may have passed. */
+static void try_again(struct loop_timer *t)
+{
+	struct daemon *d = t->arg;
+
+	pool_try_again(&d->pool);
+	loop_timer_set(&d->loop, &d->later, 0);
 }
 
 static void on_shells(struct loop_source *s, uint32_t events)
@@ -205,6 +218,7 @@ static int begin(struct daemon *d, const char *socket, struct err *e)
 	int r = loop_init(&d->loop, e);
 
 	d->later = (struct loop_timer){.expired = do_later, .arg = d};
+	d->again = (struct loop_timer){.expired = try_again, .arg = d};
 	if (r == 0)
 		r = pool_init(&d->pool, &d->config, e);
 	if (r == 0)

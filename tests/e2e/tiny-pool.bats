@@ -155,7 +155,7 @@ nothing_but() {
 		jq -e --arg text "${want#*:}" ".[${want%%:*}].error | contains(\$text)" <<<"$BODY" || fail "$want: $BODY"
 	done
 	nothing_but "fine good"
-	is_itself_as() { API_SOCK=$SPORE_STATE/$1/api.sock; api GET /; [ "$(jq -r .id <<<"$BODY")" = "$1" ]; }
+	is_itself_as() { export API_SOCK=$SPORE_STATE/$1/api.sock; api GET /; [ "$(jq -r .id <<<"$BODY")" = "$1" ]; }
 	is_itself_as good
 	is_itself_as fine
 	for wrong in '{}|either clones' '{n: 1}|either clones' '{n: 0, template: {}}|need 1' '{n: 1001, template: {}}|1000' \

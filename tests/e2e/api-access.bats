@@ -36,6 +36,7 @@ os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(sys.argv[3], sys.argv[3:])' "$1" "$TMP/fd.sock" "${@:2}"
 }
 
+# bats test_tags=outside
 @test "mode and owner of the socket, and a list of who may use it" {
 	[ "$(id -u)" = 0 ] || skip "needs root to become somebody else"
 	API_SOCK=$TMP/s
@@ -63,6 +64,7 @@ os.execv(sys.argv[3], sys.argv[3:])' "$1" "$TMP/fd.sock" "${@:2}"
 	ok GET /
 }
 
+# bats test_tags=outside
 @test "a listening socket of the parent: --api-fd, and systemd's LISTEN_FDS" {
 	API_SOCK=$TMP/fd.sock
 	VM_DIR=$TMP

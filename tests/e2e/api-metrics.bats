@@ -22,6 +22,7 @@ metrics_page() {
 	grep -qi '^content-type: text/plain; version=0.0.4' "$TMP/head"
 }
 
+# bats test_tags=outside
 @test "GET /metrics: what Prometheus reads, with memory, faults and latencies" {
 	truncate -s 1M "$TMP/disk"
 	vm_api --id vm-7
@@ -69,6 +70,7 @@ metrics_page() {
 	ok GET /
 }
 
+# bats test_tags=outside
 @test "properties and id are in every line of the metrics" {
 	vm_api --id vm-7
 	refused PUT /metrics "{\"metrics_path\": \"$TMP/m\", \"properties\": {\"a\": 1}}" 'field `properties`'

@@ -114,6 +114,7 @@ while data := s.recv(65536):
 	done
 }
 
+# bats test_tags=outside
 @test "a file size limit ends the process with Firecracker's exit code" {
 	mkfifo "$TMP/pipe" # standard error in a file would meet the limit as well
 	(ulimit -f 0; exec "$SPORE" --api-sock "$TMP/s" --log-path "$TMP/log") 2>"$TMP/pipe" &
@@ -130,6 +131,7 @@ while data := s.recv(65536):
 
 # --- requests ---
 
+# bats test_tags=outside
 @test "GET: instance, version, machine, configuration" {
 	vm_api --id my-vm-1
 	ok GET /
@@ -204,6 +206,7 @@ while data := s.recv(65536):
 	jq -e '.vcpu_count == 1 and .mem_size_mib == 128' <<<"$BODY"
 }
 
+# bats test_tags=outside
 @test "bad files: 400, the message names field, file and reason" {
 	mkfifo "$TMP/fifo"
 	echo "not a kernel" >"$TMP/text"
@@ -248,6 +251,7 @@ while data := s.recv(65536):
 	[ ! -e "$TMP/n" ]
 }
 
+# bats test_tags=outside
 @test "a start without /dev/kvm: 400 that names it, and the process stays usable" {
 	local run=()
 	if [ -w /dev/kvm ]; then
@@ -269,6 +273,7 @@ while data := s.recv(65536):
 	ok PUT /machine-config '{"vcpu_count": 2, "mem_size_mib": 256}'
 }
 
+# bats test_tags=outside
 @test "a /dev/kvm that is forbidden: exit code 152 and one line" {
 	[ "$(id -u)" = 0 ] || skip "needs root to become somebody else"
 	[ -e /dev/kvm ] || skip "no /dev/kvm on this machine"
@@ -344,6 +349,7 @@ assert all(get(s).startswith(b"HTTP/1.1 200") for s in held)
 	ok GET /
 }
 
+# bats test_tags=outside
 @test "a log on a full disk loses lines and nothing else" {
 	vm_api --log-path /dev/full --level Debug
 	for _ in 1 2 3; do
@@ -352,6 +358,7 @@ assert all(get(s).startswith(b"HTTP/1.1 200") for s in held)
 	done
 }
 
+# bats test_tags=outside
 @test "the log tells of refused requests, on one line whatever the client sent" {
 	vm_api --log-path "$TMP/log" --show-level --id log-test
 	raw 'GET /a\x01b\xff HTTP/1.1\r\n\r\n' >/dev/null

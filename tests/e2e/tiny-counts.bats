@@ -28,12 +28,14 @@ count() {
 	[ "$(stat -c %s "$SPORE")" -lt 1572864 ]
 }
 
+# bats test_tags=outside
 @test "exec to an accepting API: at most 50 system calls, none of them to KVM" {
 	count ready "$SPORE"
 	[ "$syscalls" -le 50 ]
 	[ "$kvm" = 0 ]
 }
 
+# bats test_tags=outside
 @test "a start without devices: at most 21 KVM ioctls before KVM_RUN, 120 system calls since exec" {
 	[ -w /dev/kvm ] || skip "no /dev/kvm on this machine"
 	count start "$SPORE" "$(config "$GUEST/bench.elf")"

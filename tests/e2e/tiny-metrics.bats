@@ -14,6 +14,7 @@ teardown() {
 	rm -rf "$TMP"
 }
 
+# bats test_tags=outside
 @test "lines at the start, on FlushMetrics and at the end; SIGUSR2 and GET /metrics under the filters" {
 	vm_api --log-path "$TMP/log"
 	ok PUT /metrics "{\"metrics_path\": \"$TMP/m\", \"properties\": {\"a\": \"b\"}}"

@@ -107,6 +107,7 @@ echoes() {
 	done
 }
 
+# bats test_tags=outside
 @test "in a jail, where paths are opened without following links" {
 	cd /
 	vm_api --jailed
@@ -312,6 +313,7 @@ echoes() {
 	[ "$(jq -r .state <<<"$BODY")" = "Not started" ]
 }
 
+# bats test_tags=outside
 @test "a create that fails leaves the VM paused, resumable, and the old snapshot" {
 	boot dirty '.track_dirty_pages = true'
 	wait_for ready
@@ -443,6 +445,7 @@ source_vm() {
 	ends_with 1
 }
 
+# bats test_tags=outside
 @test "a full disk: the old snapshot stays whole" {
 	[ "$(id -u)" = 0 ] || skip "needs root for a small file system"
 	mkdir "$SNAP/small"
@@ -541,6 +544,7 @@ faults() {
 	grep -l "^vcpu 0$" /proc/"$VM_PID"/task/*/comm | sed 's/comm$/stat/' | xargs sed 's/.*) //' | cut -d' ' -f8
 }
 
+# bats test_tags=outside
 @test "a working set is recorded by one restore and brought in by the next ones" {
 	boot sweep '.mem_size_mib = 64'
 	wait_for ready
@@ -629,6 +633,7 @@ faults() {
 	ends_with 0
 }
 
+# bats test_tags=outside
 @test "live: diffs, one at a time, failures" {
 	boot sweep '.mem_size_mib = 64 | .track_dirty_pages = true'
 	wait_for ready
@@ -700,6 +705,7 @@ faults() {
 	ends_with 0
 }
 
+# bats test_tags=outside
 @test "versions, and what a state file holds" {
 	[ "$("$SPORE" --snapshot-version)" = v1.0.0 ]
 	boot echo

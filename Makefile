@@ -226,7 +226,7 @@ $(B)/guest/%.elf: tests/guest/%.S | $(DEPS)
 
 .PHONY: check unit tiny e2e check-files
 JAILED := $(B)/spore-jailer $(B)/spore-snapshot $(B)/attack/spore $(B)/attack/inmate
-check: all man $(B)/unit $(B)/asan/unit $(B)/asan/spore $(JAILED) $(GUESTS)
+check: all man web $(B)/unit $(B)/asan/unit $(B)/asan/spore $(JAILED) $(GUESTS)
 	tests/run-all
 
 unit: $(B)/unit $(GUESTS)
@@ -294,8 +294,14 @@ demo: $(B)/spore
 DOCDIR    := $(PREFIX)/share/doc/spore
 MAN_PAGES := $(patsubst docs/man/%.scd,$(B)/man/%,$(wildcard docs/man/*.scd))
 
-.PHONY: man
+.PHONY: man web
 man: $(MAN_PAGES)
+web: $(B)/web/api.html
+
+$(B)/web/api.html: api-sock/openapi.yaml tools/api-page
+	@mkdir -p $(@D)
+	@echo "  WEB $@"
+	@tools/api-page $@
 
 # What @NAME in the source stands for, the programs are asked for.
 $(B)/man/%: docs/man/%.scd tools/man-page $(B)/spore $(B)/spore-jailer $(B)/sporectl \
@@ -308,7 +314,7 @@ $(B)/man/%: docs/man/%.scd tools/man-page $(B)/spore $(B)/spore-jailer $(B)/spor
 # --- install ---
 
 .PHONY: install clean help
-install: all man
+install: all man web
 	install -D -m 0755 $(B)/spore $(DESTDIR)$(PREFIX)/bin/spore
 	install -D -m 0755 $(B)/spore-jailer $(DESTDIR)$(PREFIX)/bin/spore-jailer
 	install -D -m 0755 $(B)/spore-overlay $(DESTDIR)$(PREFIX)/bin/spore-overlay
@@ -322,11 +328,12 @@ install: all man
 	install -D -m 0644 README.md $(DESTDIR)$(DOCDIR)/README.md
 	install -D -m 0755 $(B)/spore-agent $(DESTDIR)$(PREFIX)/lib/spore/spore-agent
 	install -D -m 0644 api-sock/openapi.yaml $(DESTDIR)$(DOCDIR)/openapi.yaml
+	install -D -m 0644 $(B)/web/api.html $(DESTDIR)$(DOCDIR)/api.html
 
 # The package, with a copy of debian/ so that nothing is written beside the sources; deb-check runs
 # it on a clean Debian, which takes two minutes and a network.
 .PHONY: deb deb-check
-deb: all man
+deb: all man web
 	$(if $(SKIP_DEPS),,tools/install-packages --pack)
 	@test "$$(dpkg-parsechangelog -S Version)" = $(VERSION) || \
 		{ echo "debian/changelog is not of version $(VERSION)" >&2; exit 1; }
@@ -343,6 +350,6 @@ clean:
 	rm -rf $(B)
 
 help:
-	@echo "all demo check unit e2e asan fuzz layers format format-check tidy bench man deb install clean"
+	@echo "all demo check unit e2e asan fuzz layers format format-check tidy bench man web deb install clean"
 
 -include $(shell find $(B) -path $(B)/cache -prune -o -name '*.d' -type f -print 2>/dev/null)

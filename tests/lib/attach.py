@@ -4,7 +4,7 @@
 
 Steps: wait:TEXT (until it was printed), keys:TEXT (with \\x1d and the like), signal:NAME, raw (the terminal
 has to be raw now). At the end the terminal has to be as it was before; prints what was seen and, as the last
-line, the exit status.
+line, the exit status. A step may take 30 s, or $ATTACH_SECONDS.
 """
 import fcntl
 import os
@@ -17,7 +17,8 @@ import time
 
 at = sys.argv.index("--")
 steps, command = sys.argv[1:at], sys.argv[at + 1:]
-signal.alarm(90)
+limit = int(os.environ.get("ATTACH_SECONDS", "30"))
+signal.alarm(3 * limit)
 main, sub = pty.openpty()
 before = termios.tcgetattr(sub)
 pid = os.fork()
@@ -31,9 +32,9 @@ if pid == 0:
 seen, fresh = b"", b""
 
 
-def read_more(limit):
+def read_more(seconds):
     global seen, fresh
-    if not select.select([main], [], [], limit)[0]:
+    if not select.select([main], [], [], seconds)[0]:
         return False
     data = os.read(main, 4096)
     seen += data
@@ -49,7 +50,7 @@ def die(why):
 for step in steps:
     kind, _, text = step.partition(":")
     data = text.encode().decode("unicode_escape").encode("latin-1")
-    end = time.monotonic() + 30
+    end = time.monotonic() + limit
     if kind == "wait":
         while data not in fresh:
             if not read_more(max(0, end - time.monotonic())) and time.monotonic() >= end:

@@ -1,0 +1,439 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+#
+# Guests of a few instructions that move from one process into another, on whatever /dev/kvm there is.
+# The guest is tests/guest/tally.S: it notices itself when its memory is not what it left there.
+
+setup() {
+	[ -w /dev/kvm ] || skip "no /dev/kvm on this machine"
+	load vm.bash
+	load snapshot.bash
+	M=$SNAP/m.sock
+}
+
+teardown() {
+	[ -z "${RELAY:-}" ] || kill "$RELAY" 2>/dev/null || true
+	for name in "${!PID_OF[@]}"; do
+		VM_PID=${PID_OF[$name]}
+		vm_kill
+	done
+	vm_kill
+	rm -rf "$SNAP"
+}
+
+# Several processes: keep NAME remembers the one that vm.bash has in its hands, use NAME takes it up.
+declare -gA PID_OF DIR_OF SOCK_OF IN_OF
+
+keep() {
+	PID_OF[$1]=$VM_PID DIR_OF[$1]=$VM_DIR SOCK_OF[$1]=$API_SOCK
+	exec {fd}>&7
+	IN_OF[$1]=$fd
+	VM_PID=
+}
+
+use() {
+	VM_PID=${PID_OF[$1]} VM_DIR=${DIR_OF[$1]} API_SOCK=${SOCK_OF[$1]}
+	exec 7>&"${IN_OF[$1]}"
+}
+
+# drop NAME: kills it, if it still runs.
+drop() {
+	use "$1"
+	vm_kill
+	exec {IN_OF[$1]}>&-
+	unset "PID_OF[$1]"
+}
+
+# source [MACHINE-JQ] [DEVICES...]: a process "a" with the guest, which has counted once.
+boot() {
+	vm_api --log-path "$SNAP/log"
+	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/tally.elf\"}"
+	ok PUT /machine-config "$(jq -nc "{vcpu_count: 1, mem_size_mib: 48} ${1:+| $1}")"
+	ok PUT /entropy '{}'
+	[ -z "${DISK:-}" ] || ok PUT /drives/d "{\"drive_id\": \"d\", \"path_on_host\": \"$DISK\", \"is_root_device\": false}"
+	ok PUT /actions '{"action_type": "InstanceStart"}'
+	wait_for ready
+	keep a
+}
+
+# receiver [JQ] [OPTIONS...]: a process "b" that waits at $M.
+receiver() {
+	vm_api --log-path "$SNAP/log" "${@:2}"
+	ok PUT /vm/receive "$(jq -nc --arg s "$M" "{socket_path: \$s} ${1:+| $1}")"
+	keep b
+}
+
+# migrate [JQ]: begins at "a".
+migrate() {
+	use a
+	ok PUT /vm/migrate "$(jq -nc --arg s "${VIA:-$M}" "{socket_path: \$s} ${1:+| $1}")"
+}
+
+# alive NAME
+alive() {
+	kill -0 "${PID_OF[$1]}" 2>/dev/null
+}
+
+# Answers with nothing when the process is gone.
+ask() {
+	curl -sS --max-time 20 --unix-socket "${SOCK_OF[$1]}" "http://localhost$2" 2>/dev/null || true
+}
+
+# state NAME: Running, Paused, "Not started", or gone.
+state() {
+	local answer
+	answer=$(ask "$1" / | jq -r .state)
+	echo "${answer:-gone}"
+}
+
+# until_status NAME STATUS...: waits until the migration has come to one of these; it is in $STATUS.
+until_status() {
+	local deadline=$((SECONDS + 60)) name=$1
+	shift
+	while [ "$SECONDS" -le "$deadline" ]; do
+		MIGRATION=$(ask "$name" /vm/migrate)
+		STATUS=$(jq -r .status <<<"$MIGRATION")
+		STATUS=${STATUS:-gone}
+		[[ " $* " != *" $STATUS "* ]] || return 0
+		sleep 0.02
+	done
+	use "$name"
+	fail "the migration is $STATUS: $MIGRATION"
+}
+
+# counts NAME: its guest goes on, with all of its memory.
+counts() {
+	local mark=$RANDOM
+	use "$1"
+	printf '%s;' "$mark" >&7
+	wait_for "$mark;"
+	! grep -q broken "$VM_DIR/out" || fail "the guest's memory is broken"
+	[ "$(state "$1")" = Running ]
+}
+
+# ends NAME: the guest ends when it is told to, and nothing was wrong until then.
+ends() {
+	counts "$1"
+	printf q >&7
+	ends_with 0
+	! grep -q broken "$VM_DIR/out" || fail "the guest's memory is broken"
+	unset "PID_OF[$1]"
+}
+
+# The source has gone, by itself and with its own status.
+gone_away() {
+	use a
+	ends_with 4
+	unset "PID_OF[a]"
+}
+
+relay() {
+	VIA=$SNAP/via.sock
+	"$TOP/tests/lib/migrate-relay" "$VIA" "$M" "$1" >"$SNAP/relay" 3>&- &
+	RELAY=$!
+	for _ in $(seq 400); do
+		[ -S "$VIA" ] && return
+		sleep 0.02
+	done
+	fail "no relay"
+}
+
+@test "a guest that writes all the time goes on in another process" {
+	boot
+	receiver
+	use a
+	listen
+	migrate
+	gone_away
+	until_status b completed
+	[ "$(state b)" = Running ]
+	jq -e '.normal > 4000 and .dirty_sync_count >= 1 and .total == 48 * 1048576' <<<"$MIGRATION"
+	[ ! -e "$M" ] || fail "the socket is still there"
+	for event in migration_begun migration_round paused migrated exit; do
+		grep -q "\"event\":\"$event\"" "$EVENTS" || fail "no $event: $(cat "$EVENTS")"
+	done
+	jq -se 'any(.event == "migrated" and .downtime_us > 0)' "$EVENTS"
+	jq -se 'any(.event == "exit" and .reason == "migrated" and .code == 4)' "$EVENTS"
+	counts b
+	! grep -q ready "${DIR_OF[b]}/out" || fail "it began anew"
+	ends b
+}
+
+@test "there and back again, into a shell, paused, and with a snapshot in between" {
+	boot '.vcpu_count = 2 | .pit = true'
+	for i in 1 2 3; do
+		receiver
+		migrate
+		gone_away
+		until_status b completed
+		counts b
+		use b
+		keep a
+	done
+	use a
+	ok PATCH /vm '{"state": "Paused"}'
+	receiver
+	migrate
+	gone_away
+	until_status b completed
+	[ "$(state b)" = Paused ]
+	use b
+	ok PATCH /vm '{"state": "Resumed"}'
+	counts b
+	use b
+	snap s
+	vm_kill
+	restore s
+	keep a
+	counts a
+	drop a
+	boot
+	receiver '' --shell vcpus=1,mem_mib=48
+	migrate
+	gone_away
+	until_status b completed
+	ends b
+}
+
+@test "what the target cannot take it refuses, and the guest goes on" {
+	DISK=$SNAP/disk
+	truncate -s 1M "$DISK"
+	boot
+	# Nobody is there.
+	use a
+	refused PUT /vm/migrate "{\"socket_path\": \"$M\"}" "socket_path: connect to"
+	# A disk that cannot be opened: before any memory was sent.
+	receiver '.drive_overrides = [{drive_id: "d", path_on_host: "/nonexistent"}]'
+	migrate
+	until_status a failed
+	jq -e '.error_desc | contains("/nonexistent")' <<<"$MIGRATION"
+	jq -e '.normal == 0' <<<"$MIGRATION"
+	counts a
+	use b
+	ends_with 1
+	# What is refused before anything was configured leaves the target waiting.
+	receiver '.drive_overrides = [{drive_id: "e", path_on_host: "/x"}]'
+	migrate
+	until_status a failed
+	jq -e ".error_desc | contains(\"no drive 'e'\")" <<<"$MIGRATION"
+	until_status b setup
+	drop b
+	rm -f "$M"
+	receiver '' --shell vcpus=2,mem_mib=48
+	migrate
+	until_status a failed
+	jq -e '.error_desc | contains("this shell has 2 vCPUs")' <<<"$MIGRATION"
+	until_status b setup
+	drop b
+	rm -f "$M"
+	# The disk is the source's until it is handed over, and the target's then.
+	receiver
+	migrate
+	gone_away
+	until_status b completed
+	use b
+	vm_api --log-path "$SNAP/log"
+	refused PUT /drives/x "{\"drive_id\": \"x\", \"path_on_host\": \"$DISK\", \"is_root_device\": false}" "in use by another microVM"
+	vm_kill
+	ends b
+}
+
+@test "while it moves nothing else is changed" {
+	boot
+	receiver
+	use b
+	refused PUT /machine-config '{"vcpu_count": 1, "mem_size_mib": 48}' "A migration is under way"
+	refused PUT /snapshot/load "$(load_request s)" "A migration is under way"
+	refused PUT /vm/receive "{\"socket_path\": \"$M.2\"}" "A migration is under way"
+	# Slow enough to be met.
+	migrate '.max_bandwidth = 1000000'
+	until_status a active
+	refused PUT /vm/migrate "{\"socket_path\": \"$M\"}" "A migration is under way"
+	refused PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/s\", \"mem_file_path\": \"$SNAP/m\"}" "A migration is under way"
+	refused PATCH /mmds '{}' "A migration is under way"
+	ok PATCH /vm '{"state": "Paused"}'
+	ok PATCH /vm '{"state": "Resumed"}'
+	# A second source is not let in.
+	ok DELETE /vm/migrate
+	until_status a cancelled
+	counts a
+	use b
+	ends_with 1
+	use a
+	refused DELETE /vm/migrate "" "no migration is under way"
+	# At the target, which has only waited, and is as fresh as before.
+	receiver
+	use b
+	ok DELETE /vm/migrate
+	[ ! -e "$M" ] || fail "the socket is still there"
+	ok PUT /vm/receive "{\"socket_path\": \"$M\"}"
+	migrate '.max_bandwidth = 1000000'
+	until_status a active
+	use b
+	ok DELETE /vm/migrate
+	ends_with 1
+	until_status a failed
+	jq -e '.error_desc | contains("aborted at the target")' <<<"$MIGRATION"
+	ends a
+}
+
+@test "a guest that writes too fast for the limit stays where it is" {
+	boot
+	receiver
+	migrate '.max_bandwidth = 20000000 | .downtime_limit_ms = 1 | .max_rounds = 2'
+	until_status a failed
+	jq -e '.error_desc | contains("after 2 rounds") and contains("downtime_limit_ms")' <<<"$MIGRATION"
+	ends a
+}
+
+@test "the metadata and the identity go with it" {
+	vm_api --log-path "$SNAP/log"
+	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/tally.elf\"}"
+	ok PUT /machine-config '{"vcpu_count": 1, "mem_size_mib": 48, "memory_backend": "Memfd", "track_dirty_pages": true}'
+	ok PUT /network-interfaces/eth0 '{"iface_id": "eth0", "placeholder": true}'
+	ok PUT /mmds/config '{"network_interfaces": ["eth0"]}'
+	ok PUT /mmds '{"who": {"am": "I"}}'
+	ok PUT /actions '{"action_type": "InstanceStart"}'
+	wait_for ready
+	snap before
+	genid=$(dd if="$SNAP/before.mem" bs=1 skip=$((0xfe000)) count=16 2>/dev/null | xxd -p)
+	ok PATCH /vm '{"state": "Resumed"}'
+	keep a
+	receiver
+	migrate
+	gone_away
+	until_status b completed
+	use b
+	api GET /mmds
+	[ "$(jq -c . <<<"$BODY")" = '{"who":{"am":"I"}}' ] || fail "metadata: $BODY"
+	api GET /machine-config
+	jq -e '.track_dirty_pages and .memory_backend == "Memfd"' <<<"$BODY"
+	snap after
+	[ "$genid" = "$(dd if="$SNAP/after.mem" bs=1 skip=$((0xfe000)) count=16 2>/dev/null | xxd -p)" ]
+	[ -n "$genid" ]
+	ok PATCH /vm '{"state": "Resumed"}'
+	ends b
+}
+
+@test "wherever the line breaks before the hand-over, the guest goes on at the source" {
+	boot
+	for what in before=HELLO before=SETUP before=PAGES after=PAGES before=ROUND after=ROUND before=STATE after=STATE flip=PAGES flip=STATE flip=ROUND; do
+		receiver
+		relay "$what"
+		migrate
+		until_status a failed
+		jq -e '.error_desc != null' <<<"$MIGRATION"
+		counts a
+		wait "$RELAY"
+		[ "$(tail -n 1 "$SNAP/relay")" = end ]
+		! grep -q COMMIT "$SNAP/relay" || fail "it was handed over"
+		[[ $(state b) == "Not started" || $(state b) == gone ]] || fail "both run: $what"
+		drop b
+		rm -f "$M"
+	done
+	ends a
+}
+
+@test "a target that falls silent is given up" {
+	boot
+	receiver
+	relay stall=STATE
+	migrate
+	until_status a device
+	# Stopped for the hand-over, it is not let go by anybody else.
+	use a
+	refused PATCH /vm '{"state": "Resumed"}' "being handed over"
+	until_status a failed
+	jq -e '.error_desc | contains("silent")' <<<"$MIGRATION"
+	ends a
+}
+
+@test "a hand-over that is lost on the way there stops the guest until it is taken back" {
+	DISK=$SNAP/disk
+	truncate -s 1M "$DISK"
+	boot
+	receiver
+	relay before=COMMIT
+	migrate
+	until_status a handover-lost
+	[ "$(state a)" = Paused ]
+	# The target has not read it and gives up.
+	use b
+	ends_with 1
+	use a
+	refused PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/s\", \"mem_file_path\": \"$SNAP/m\"}" "A migration is under way"
+	ok PATCH /vm '{"state": "Resumed"}'
+	ends a
+}
+
+@test "a hand-over whose answer is lost is not taken back while the target has the disk" {
+	DISK=$SNAP/disk
+	truncate -s 1M "$DISK"
+	boot
+	receiver
+	relay after=COMMIT
+	migrate
+	until_status a handover-lost
+	[ "$(state a)" = Paused ]
+	[ "$(state b)" = Running ]
+	counts b
+	use a
+	refused PATCH /vm '{"state": "Resumed"}' "in use by another microVM"
+	[ "$(state a)" = Paused ]
+	drop a
+	ends b
+}
+
+# One of the two is killed at any time: never do both run, and it is lost only with the one that had it.
+@test "killed at random, 50 times" {
+	local kept=0 moved=0 died=0 lost=0 victim
+	boot
+	for i in $(seq 50); do
+		receiver
+		[ -n "${PID_OF[a]:-}" ] || fail "no source"
+		victim=$([ $((RANDOM % 2)) = 0 ] && echo a || echo b)
+		migrate
+		sleep "0.$(printf '%03d' $((RANDOM % 110)))"
+		kill -KILL "${PID_OF[$victim]}" 2>/dev/null || true # it may have gone by itself
+		if [ "$victim" = a ]; then
+			# It went on there, or was not handed over and died.
+			until_status b completed gone
+			if [ "$STATUS" = completed ]; then
+				moved=$((moved + 1))
+			else
+				died=$((died + 1))
+			fi
+		else
+			until_status a failed gone handover-lost
+			case $STATUS in
+			failed) kept=$((kept + 1)) ;;
+			gone) died=$((died + 1)) ;; # with the target, which had it
+			handover-lost)
+				[ "$(state a)" = Paused ]
+				use a
+				ok PATCH /vm '{"state": "Resumed"}'
+				lost=$((lost + 1))
+				;;
+			esac
+		fi
+		echo "$i: $victim killed, $STATUS"
+		if [ "$victim$STATUS" = acompleted ]; then
+			counts b
+			drop a
+			use b
+			keep a
+		elif [ "$STATUS" = gone ]; then
+			drop a
+			drop b
+			boot
+		else
+			counts a
+			drop b
+		fi
+		rm -f "$M"
+	done
+	echo "# went on at the source $kept, at the target $moved, died with the one that had it $died, handed over to a dead one $lost" >&3
+	[ $((kept + moved + died + lost)) = 50 ]
+	[ "$kept" -gt 0 ]
+	ends a
+}

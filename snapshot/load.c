@@ -28,6 +28,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "snapshot/load.h"
 #include "snapshot/output.h"
@@ -45,7 +46,8 @@ struct load {
 	struct snapshot_history *h;
 	const struct snapshot_load_params *p;
 	struct state state;
-	struct state_room room; /* owned; or all zero */
+	struct state_room room;
+	size_t size; /* of this and its rooms, which are one mapping */
 	char *primed_state,
 		*primed_memory; /* owned; of snapshot_prime(): `state` is read. NULL: not */
 	struct vm_machine *m;
@@ -66,6 +68,25 @@ static uint64_t lap_us(struct load *l)
 #define ROOM_LEN   KIB(64)
 #define ROOM_VCPUS 4u /* more of them are made when they are needed */
 
+/* Its rooms are behind it, and all its pages there: each page fault takes longer than that. */
+static struct load *load_create(unsigned vcpus)
+{
+	size_t own = (sizeof(struct load) + 63) & ~(size_t)63;
+	size_t size = own + ROOM_LEN + vcpus * sizeof(struct x86_state);
+	uint8_t *at = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	struct load *l = (struct load *)(void *)at;
+
+	if (at == MAP_FAILED)
+		return NULL;
+	l->size = size;
+	l->room = (struct state_room){.buf = at + own,
+				      .len = ROOM_LEN,
+				      .vcpu = (struct x86_state *)(void *)(at + own + ROOM_LEN),
+				      .vcpus = vcpus};
+	return l;
+}
+
 static void load_free(struct load *l)
 {
 	if (!l)
@@ -74,33 +95,13 @@ static void load_free(struct load *l)
 		state_finish(&l->state);
 	free(l->primed_state);
 	free(l->primed_memory);
-	free(l->room.buf);
-	free(l->room.vcpu);
-	free(l);
-}
-
-/* Each page that is touched now is a page fault less then. */
-static void *touched(size_t len)
-{
-	volatile uint8_t *p = calloc(1, len);
-
-	for (size_t i = 0; p && i < len; i += GMEM_PAGE)
-		p[i] = 0;
-	return (void *)(uintptr_t)p;
+	munmap(l, l->size);
 }
 
 int snapshot_warm(struct snapshot_history *h, unsigned vcpus, struct err *e)
 {
-	struct load *l = touched(sizeof(*l));
-
-	h->warm = l;
-	vcpus = MIN(vcpus, ROOM_VCPUS);
-	if (l)
-		l->room = (struct state_room){.buf = touched(ROOM_LEN),
-					      .len = ROOM_LEN,
-					      .vcpu = touched(vcpus * sizeof(*l->room.vcpu)),
-					      .vcpus = vcpus};
-	return l && l->room.buf && l->room.vcpu ? 0 : err_set(e, ENOMEM, "out of memory");
+	h->warm = load_create(MIN(vcpus, ROOM_VCPUS));
+	return h->warm ? 0 : err_set(e, ENOMEM, "out of memory");
 }
 
 void snapshot_cool(struct snapshot_history *h)
@@ -447,7 +448,7 @@ static void put_back(struct load *l)
 static struct load *begin(struct vm *vm, struct snapshot_history *h,
 			  const struct snapshot_load_params *p, struct err *e)
 {
-	struct load *l = h->warm ? TAKE(h->warm) : calloc(1, sizeof(*l));
+	struct load *l = h->warm ? TAKE(h->warm) : load_create(1);
 
 	if (!l) {
 		err_set(e, ENOMEM, "out of memory");

@@ -401,6 +401,7 @@ SCHEMA(schema_snapshot_create, "SnapshotCreateParams", snapshot_create_fields);
 static const struct body_name backend_names[] = {
 	{"File", SNAPSHOT_BACKEND_FILE},
 	{"Uffd", SNAPSHOT_BACKEND_UFFD},
+	{"Pager", SNAPSHOT_BACKEND_PAGER},
 	{0},
 };
 

@@ -316,9 +316,9 @@ static int check_request(const struct api *api, const struct snapshot_load_reque
 			       "Loading a microVM snapshot not allowed after configuring "
 			       "boot-specific resources.");
 	if (req->huge_pages == SNAPSHOT_PAGES_2M && req->backend.type == SNAPSHOT_BACKEND_FILE)
-		return err_set(e, EINVAL, "huge_pages 2M needs the memory backend Uffd");
-	if (req->working_set && req->backend.type != SNAPSHOT_BACKEND_FILE)
-		return err_set(e, EINVAL, "working_set needs the memory backend File");
+		return err_set(e, EINVAL, "huge_pages 2M needs the memory backend Uffd or Pager");
+	if (req->working_set && req->backend.type == SNAPSHOT_BACKEND_UFFD)
+		return err_set(e, EINVAL, "working_set needs the memory backend File or Pager");
 	return 0;
 }
 

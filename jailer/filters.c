@@ -107,6 +107,8 @@ const struct filter_rule filter_table[] = {
 	CALL(madvise, VCPU, "restore: the same, pages that will be read", IS(2, MADV_POPULATE_READ)),
 	CALL(madvise, VCPU, "restore: the same, pages that will be written", IS(2, MADV_POPULATE_WRITE)),
 
+	IOCTL(VCPU, UFFDIO_COPY, "restore: the thread that brings memory from its file"),
+
 	/* --- main thread --- */
 	CALL(read, ALL, "eventfds, terminal or pipe of the serial input, signalfd"),
 	CALL(epoll_pwait, MAIN, "the event loop"),

@@ -10,6 +10,7 @@
 
 #include "snapshot/job.h"
 #include "snapshot/migrate.h"
+#include "snapshot/pager.h"
 #include "snapshot/workset.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
@@ -28,7 +29,8 @@ void snapshot_history_finish(struct snapshot_history *h)
 	live_abandon(h->live);
 	migrate_forget(h);
 	snapshot_cool(h);
-	workset_end(h->workset);
+	workset_end(h->workset); /* its thread may wait for a page */
+	pager_destroy(h->pager);
 	snapshot_history_init(h);
 }
 

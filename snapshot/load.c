@@ -32,6 +32,7 @@
 
 #include "snapshot/load.h"
 #include "snapshot/output.h"
+#include "snapshot/pager.h"
 #include "snapshot/snapshot.h"
 #include "snapshot/uffd.h"
 #include "snapshot/workset.h"
@@ -189,22 +190,42 @@ static int explain_probes(const struct load *l, int r, struct err *e)
 	return err_set(e, ESTALE, "it is not the memory of this snapshot");
 }
 
-static int map_file(struct load *l, const struct gmem_region *ram, unsigned count, struct err *e)
+/* Returns an fd of what belongs to the state. */
+static int open_memory(struct load *l, struct err *e)
 {
 	const struct state_meta *meta = &l->state.meta;
-	int fd = output_open_memory(l->p->backend_path, meta->mem_inode, e);
+	cleanup_fd int fd = output_open_memory(l->p->backend_path, meta->mem_inode, e);
+	int r;
+
+	if (fd < 0)
+		return fd;
+	r = memory_check_probes(fd, meta->probe, meta->probes);
+	if (r == 0)
+		return TAKE_FD(fd);
+	explain_probes(l, r, e);
+	return err_wrap(e, "memory file '%s'", l->p->backend_path);
+}
+
+static int map_file(struct load *l, const struct gmem_region *ram, unsigned count, struct err *e)
+{
+	int fd = open_memory(l, e);
 	int r;
 
 	if (fd < 0)
 		return fd;
 	r = l->m->warm ? gmem_back_file(&l->m->mem, fd, e)
 		       : gmem_init_file(&l->m->mem, ram, count, fd, e);
-	if (r == 0) {
-		r = memory_check_probes(l->m->mem.fd, meta->probe, meta->probes);
-		if (r < 0)
-			explain_probes(l, r, e);
-	}
 	return r < 0 ? err_wrap(e, "memory file '%s'", l->p->backend_path) : 0;
+}
+
+static int start_pager(struct load *l, struct err *e)
+{
+	int fd = open_memory(l, e);
+
+	if (fd < 0)
+		return fd;
+	l->h->pager = pager_create(&l->m->mem, fd, l->vm->seccomp, e);
+	return l->h->pager ? 0 : err_wrap(e, "memory file '%s'", l->p->backend_path);
 }
 
 /* Empty: somebody fills it. */
@@ -227,6 +248,8 @@ static int map_lazily(struct load *l, const struct gmem_region *ram, unsigned co
 	if (r < 0)
 		return r;
 	l->h->lazy = true;
+	if (l->p->backend == SNAPSHOT_BACKEND_PAGER)
+		return start_pager(l, e);
 	return uffd_serve(&l->m->mem, l->p->backend_path, &l->h->uffd, &l->h->handler, e);
 }
 
@@ -241,6 +264,7 @@ static int build_memory(struct load *l, struct err *e)
 	case SNAPSHOT_BACKEND_FILE:
 		return map_file(l, ram, (unsigned)n, e);
 	case SNAPSHOT_BACKEND_UFFD:
+	case SNAPSHOT_BACKEND_PAGER:
 		return map_lazily(l, ram, (unsigned)n, e);
 	case SNAPSHOT_BACKEND_STREAM:
 		return map_empty(l, ram, (unsigned)n, l->vm->config.machine.memfd, e);
@@ -358,7 +382,7 @@ static int prepare(struct load *l, struct err *e)
 	if (!l->primed_state)
 		r = build_memory(l, e);
 	/* As early as can be: it goes on while all the rest is done. */
-	if (r == 0 && l->p->working_set && l->p->backend == SNAPSHOT_BACKEND_FILE)
+	if (r == 0 && l->p->working_set && l->p->backend != SNAPSHOT_BACKEND_UFFD)
 		l->h->workset = workset_begin(l->vm, &l->m->mem, &l->state.meta.id,
 					      l->p->working_set, l->p->working_set_ms);
 	t->memory_us = lap_us(l);
@@ -478,7 +502,7 @@ int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapsh
 		remember(l);
 		say(&vm->times);
 	} else {
-		/* Its thread looks into guest memory. */
+		/* Its thread looks into guest memory. Whoever brings that lives longer. */
 		workset_end(h->workset);
 		h->workset = NULL;
 		machine_destroy(l->m);

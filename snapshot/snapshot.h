@@ -12,8 +12,9 @@ struct snapshot_history {
 	struct snapshot_id last;    /* taken or loaded; none: the next one is complete */
 	struct snapshot_id origin;  /* that the VM was loaded from; none: it was booted */
 	int memory_fd;		    /* memory file of `last`, or -1 */
-	bool lazy;		    /* memory comes from a userfaultfd handler */
+	bool lazy;		    /* memory comes by userfaultfd */
 	int uffd, handler;	    /* of that; -1: none. Kept open as long as the VM lives */
+	struct pager *pager;	    /* that brings it; or NULL */
 	struct pageset reported;    /* without tracking: pages that diffs since the load had */
 	struct workset *workset;    /* snapshot/workset.h; or NULL */
 	struct snapshot_live *live; /* one that is being written while the guest runs; or NULL */
@@ -71,8 +72,9 @@ int snapshot_create(struct vm *vm, struct snapshot_history *h,
 		    struct err *e);
 
 enum snapshot_backend {
-	SNAPSHOT_BACKEND_FILE,
-	SNAPSHOT_BACKEND_UFFD,
+	SNAPSHOT_BACKEND_FILE,	 /* mapped */
+	SNAPSHOT_BACKEND_UFFD,	 /* another process brings it (snapshot/uffd.h) */
+	SNAPSHOT_BACKEND_PAGER,	 /* a thread brings it from the file (snapshot/pager.h) */
 	SNAPSHOT_BACKEND_STREAM, /* snapshot/receive.c */
 };
 enum snapshot_pages {
@@ -87,7 +89,7 @@ struct snapshot_load_params {
 	enum snapshot_backend backend;
 	const char *backend_path; /* memory file, or socket of the page fault handler */
 	bool track_dirty_pages;
-	const char *working_set; /* snapshot/workset.h; NULL: none. Backend File only */
+	const char *working_set; /* snapshot/workset.h; NULL: none. Not with the backend Uffd */
 	unsigned working_set_ms; /* of running that are recorded */
 	bool clock_realtime;
 	bool resume; /* let it run as soon as it can; the caller has to tell of it */

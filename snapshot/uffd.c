@@ -52,6 +52,14 @@ static int register_memory(int fd, const struct gmem *m, struct err *e)
 	return 0;
 }
 
+int uffd_open(const struct gmem *m, struct err *e)
+{
+	cleanup_fd int fd = create(e);
+	int r = fd < 0 ? fd : register_memory(fd, m, e);
+
+	return r < 0 ? r : TAKE_FD(fd);
+}
+
 static int connect_handler(const char *path, struct err *e)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
@@ -115,15 +123,12 @@ static int hand_over(const struct gmem *m, int socket, int fd, struct err *e)
 int uffd_serve(const struct gmem *m, const char *socket_path, int *uffd, int *handler,
 	       struct err *e)
 {
-	cleanup_fd int fd = create(e);
+	cleanup_fd int fd = uffd_open(m, e);
 	cleanup_fd int peer = -1;
 	int r;
 
 	if (fd < 0)
 		return fd;
-	r = register_memory(fd, m, e);
-	if (r < 0)
-		return r;
 	peer = connect_handler(socket_path, e);
 	if (peer < 0)
 		return peer;

@@ -14,6 +14,12 @@
 #include "vmm/base/gmem.h"
 
 /*
+ * A userfaultfd for all of `m`, new anonymous or hugetlbfs memory: for pages that are missing, and to be told
+ * when some are discarded. Owned by the caller; or -errno.
+ */
+int uffd_open(const struct gmem *m, struct err *e);
+
+/*
  * Registers all of `m`, new anonymous or hugetlbfs memory, and hands it to the handler. On success
  * *uffd and *handler are the caller's, to be kept open as long as the memory is used: were ours
  * closed, pages would read as zeroes once the handler dies; so the guest waits for ever, which can be seen.

@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Snapshots of Linux guests under load, taken at random moments: nothing is lost or repeated, nothing
-# gets stuck, clocks go forward, file systems are clean.
+# gets stuck, clocks go forward, file systems are clean. SPORE_ROUNDS=200 makes 200 restores of the
+# guest that is under all loads at once, which takes more than an hour in the emulated host.
 
 setup_file() {
 	cd "$BATS_TEST_DIRNAME/../.."
 	tests/guest/kernels all >&2
 	tests/guest/images >&2
 	tests/testhost/setup >&2
+	gcc -std=gnu17 -Os -static tests/guest/peer.c -o build/guest/peer
 }
 
 setup() {
@@ -24,17 +26,22 @@ in_host() {
 		source '$BATS_TEST_DIRNAME/vm.bash'
 		source '$BATS_TEST_DIRNAME/snapshot.bash'
 		trap vm_kill EXIT
+		ROOT=$ROOT
 		$BOOT
 		$script"
 }
 
-# boot KERNEL INITRD VCPUS MACHINE-JQ WORDS: started through the API, with a disk and entropy.
+# boot KERNEL INITRD VCPUS MACHINE-JQ WORDS: started through the API, with a disk (unless $ROOT is empty),
+# entropy, and what $DEVICES says: lines of PATH=JSON.
+ROOT=/tmp/root.ext4
 BOOT='boot() {
-	cp --sparse=always "$GUEST/root.ext4" /tmp/root.ext4
+	local device
+	[ -z "$ROOT" ] || cp --sparse=always "$GUEST/root.ext4" "$ROOT"
 	vm_api --log-path "$SNAP/log"
 	ok PUT /boot-source "$(jq -nc --arg k "$GUEST/$1" --arg i "$GUEST/$2" --arg a "console=ttyS0 reboot=k panic=-1 quiet pci=off cryptomgr.notests $5" "
 		{kernel_image_path: \$k, boot_args: \$a} | if \"$2\" != \"\" then .initrd_path = \$i else . end")"
-	ok PUT /drives/root "{\"drive_id\": \"root\", \"path_on_host\": \"/tmp/root.ext4\", \"is_root_device\": true, \"cache_type\": \"Writeback\"}"
+	[ -z "$ROOT" ] || ok PUT /drives/root "{\"drive_id\": \"root\", \"path_on_host\": \"$ROOT\", \"is_root_device\": true, \"cache_type\": \"Writeback\"}"
+	for device in ${DEVICES:-}; do ok PUT "${device%%=*}" "${device#*=}"; done
 	ok PUT /machine-config "$(jq -nc "{vcpu_count: $3, mem_size_mib: 128, huge_pages: \"Transparent\"} $4")"
 	ok PUT /entropy "{}"
 	ok PUT /actions "{\"action_type\": \"InstanceStart\"}"
@@ -140,4 +147,72 @@ finished() {
 		for _ in $(seq 100); do [ -S /tmp/handler.sock ] && break; sleep 0.05; done
 		restore s ".mem_backend = {backend_type: \"Uffd\", backend_path: \"/tmp/handler.sock\"}"
 		finished 3'
+}
+
+# loaded CONSOLE: ends the work of tests/guest/load, and judges it.
+LOADED='loaded() {
+	echo stop >&7
+	wait_for "load: done" 120
+	cat "$VM_DIR/out" >>"$ALL"
+	tr -d "\r" <"$VM_DIR/out" >/tmp/said
+	quiet
+	awk "/^load: (memory|disk) / { if (\$3 != \$4 || \$3 < 3) exit 1 }" /tmp/said || fail "lost or repeated"
+	grep -qE "^load: fp [1-9][0-9]* 1$" /tmp/said || fail "floating point"
+	grep -qE "^load: clock [1-9][0-9]+$" /tmp/said || fail "clock"
+}
+mkdir /tmp/work
+cp "$GUEST/peer" "$TOP/tests/guest/load" /tmp/work
+tar -C /tmp/work -cf /tmp/work.tar .
+WORK="/drives/work={\"drive_id\":\"work\",\"path_on_host\":\"/tmp/work.tar\",\"is_root_device\":false,\"is_read_only\":true}"
+'
+
+@test "disk, TCP, vsock, memory, timers and floating point at once, on four processors" {
+	local rounds=${SPORE_ROUNDS:-6}
+	LIMIT=$((400 + rounds * 20)) in_host <<<"ROUNDS=$rounds
+$LOADED"'
+		ip tuntap add dev tap0 mode tap
+		ip addr add 10.0.0.1/24 dev tap0
+		ip link set tap0 up
+		"$GUEST/peer" tcp:10.0.0.1:5001 echo 7>&- &
+		PEERS=$!
+		"$GUEST/peer" unix:/tmp/v.sock_7 echo 7>&- &
+		PEERS="$PEERS $!"
+		trap "vm_kill; kill $PEERS" EXIT
+		DEVICES="$WORK /vsock={\"guest_cid\":52,\"uds_path\":\"/tmp/v.sock\"}
+			/network-interfaces/eth0={\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\"}"
+		boot minimal.vmlinux "" 4 "+ {mem_size_mib: 192}" "$(word "tar xf /dev/vdb -C /tmp;sh /tmp/load all vsock") spore.end=poweroff"
+		wait_for "load: working"
+		for i in $(seq "$ROUNDS"); do
+			sleep $((RANDOM % 2)).$((RANDOM % 10))
+			snap s
+			leave
+			rm /tmp/v.sock
+			restore s
+		done
+		loaded
+		grep -E "^load: disk [1-9]" /tmp/said
+		grep -E "^load: tcp [1-9]" /tmp/said || fail "no TCP"
+		grep -E "^load: vsock [1-9]" /tmp/said || fail "no vsock"
+		ends_with 3
+		e2fsck -fy "$ROOT" >/tmp/fsck || [ $? = 1 ] || fail "$(cat /tmp/fsck)"'
+}
+
+@test "live: the guest goes on, and so does its snapshot, on four processors" {
+	ROOT="" in_host <<<"$LOADED"'
+		DEVICES=$WORK
+		boot minimal.vmlinux initrd-minimal.cpio 4 "+ {mem_size_mib: 192}" "$(word "tar xf /dev/vda -C /tmp;sh /tmp/load all") spore.end=poweroff"
+		wait_for "load: working"
+		listen
+		for i in 1 2 3; do
+			sleep 0.$((RANDOM % 10))
+			live s
+			! grep snapshot_failed "$EVENTS" || fail "$(cat "$EVENTS")"
+		done
+		sed -n "s/.*paused_us\":\([0-9]*\).*/paused for \1 us/p" "$EVENTS"
+		verify s
+		loaded
+		ends_with 3
+		restore s
+		loaded
+		ends_with 3'
 }

@@ -69,6 +69,11 @@ echoes() {
 	snap t
 	vm_kill
 	rm -f "$SNAP/vsock"
+	shell vcpus=1,mem_mib=32
+	claim t '.mem_backend.backend_type = "Pager"'
+	echoes z
+	vm_kill
+	rm -f "$SNAP/vsock"
 	shell vcpus=1,mem_mib=32,devices=17
 	claim t
 	printf q >&7

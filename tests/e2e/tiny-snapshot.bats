@@ -16,6 +16,7 @@ teardown() {
 	for tap in ${SOURCE_TAP:-} ${CLONE_TAP:-}; do
 		ip link del "$tap" 2>/dev/null || true
 	done
+	[ -z "${HUGE_PAGES:-}" ] || echo "$HUGE_PAGES" >/proc/sys/vm/nr_hugepages
 	rm -rf "$SNAP"
 }
 
@@ -486,6 +487,42 @@ source_vm() {
 	ends_with 0
 }
 
+# steady ENGINE ROUNDS: steady.S is stopped and restored ROUNDS times; its letters go on without a gap.
+steady() {
+	truncate -s 32K "$SNAP/disk"
+	vm_api --log-path "$SNAP/log"
+	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/steady.elf\"}"
+	ok PUT /machine-config '{"vcpu_count": 1, "mem_size_mib": 16}'
+	ok PUT /drives/d "{\"drive_id\": \"d\", \"path_on_host\": \"$SNAP/disk\", \"is_root_device\": false, \"io_engine\": \"$1\"}"
+	ok PUT /entropy '{}'
+	ok PUT /vsock "{\"guest_cid\": 3, \"uds_path\": \"$SNAP/vsock\"}"
+	ok PUT /actions '{"action_type": "InstanceStart"}'
+	for _ in $(seq "$2"); do
+		sleep 0.0$((RANDOM % 10))
+		snap s
+		leave
+		rm "$SNAP/vsock"
+		restore s
+	done
+	printf x >&7
+	ends_with 0
+	cat "$VM_DIR/out" >>"$ALL"
+	python3 - "$ALL" <<-'EOF'
+		import string, sys
+		letters, number = open(sys.argv[1], encoding="ascii").read().split("\n")[:2]
+		count = int(number, 16)
+		expected = ("bcdefghijklmnopqrstuvwxyza" * (count // 26 + 1))[:count]
+		assert letters == expected, f"{len(letters)} letters, {count} counted"
+		assert count > 100, count
+	EOF
+}
+
+@test "stopped and restored 200 times, nothing is lost or repeated: disk, registers, clocks, console" {
+	steady Sync "$((${SPORE_ROUNDS:-200} / 2))"
+	: >"$ALL"
+	steady Async "$((${SPORE_ROUNDS:-200} / 2))"
+}
+
 @test "memory from a page fault handler" {
 	boot dirty
 	wait_for ready
@@ -592,7 +629,81 @@ faults() {
 	printf x >&7
 	ends_with 0
 	vm_api
-	refused PUT /snapshot/load "$(load_request s "$with | .mem_backend.backend_type = \"Uffd\"")" "needs the memory backend File"
+	refused PUT /snapshot/load "$(load_request s "$with | .mem_backend.backend_type = \"Uffd\"")" "needs the memory backend File or Pager"
+}
+
+# pager NAME [JQ]: a restore whose memory a thread brings from the file.
+pager() {
+	restore "$1" ".mem_backend.backend_type = \"Pager\" ${2:+| $2}"
+}
+
+@test "memory that a thread brings from the file, with a working set, in a jail, onto another snapshot" {
+	boot sweep '.mem_size_mib = 64'
+	wait_for ready
+	snap s
+	vm_kill
+	pager s '.resume_vm = false'
+	[ "$(awk '/^VmRSS/ { print $2 }' "/proc/$VM_PID/status")" -lt 8192 ] || fail "memory is there before it is needed"
+	# All of it is brought by writing it; only what is renewed differs, in the first MiB.
+	ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/t.state\", \"mem_file_path\": \"$SNAP/t.mem\"}"
+	cmp <(tail -c +$((0x100001)) "$SNAP/s.mem") <(tail -c +$((0x100001)) "$SNAP/t.mem")
+	vm_kill
+	pager t '.track_dirty_pages = true'
+	listen
+	sleep 0.2
+	snap t '.snapshot_type = "Diff"'
+	verify t
+	ok PATCH /vm '{"state": "Resumed"}'
+	printf x >&7
+	ends_with 0
+	# The number that was written last, and the one before: nothing of what the file had elsewhere.
+	pager s ".working_set = \"$SNAP/p.set\" | .working_set_ms = 1000"
+	listen
+	for _ in $(seq 300); do
+		grep -q '"event":"working_set"' "$EVENTS" && break
+		sleep 0.02
+	done
+	snap u
+	one_moment "$SNAP/u.mem"
+	vm_kill
+	pager s ".working_set = \"$SNAP/p.set\" | .resume_vm = false"
+	# Its own threads: main, vCPU, pager.
+	for _ in $(seq 500); do
+		[ "$(ls /proc/"$VM_PID"/task | wc -l)" -gt 3 ] || break
+		sleep 0.02
+	done
+	[ "$(awk '/^RssAnon/ { print $2 }' "/proc/$VM_PID/status")" -gt 45000 ] || fail "the working set was not brought"
+	ok PATCH /vm '{"state": "Resumed"}'
+	printf x >&7
+	ends_with 0
+	cd /
+	vm_api --jailed
+	ok PUT /snapshot/load "$(load_request s '.mem_backend.backend_type = "Pager"')"
+	printf x >&7
+	ends_with 0
+	truncate -s 32M "$SNAP/s.mem"
+	vm_api
+	refused PUT /snapshot/load "$(load_request s '.mem_backend.backend_type = "Pager"')" "guest memory has 67108864"
+	ends_with 1
+}
+
+@test "the same in pages of 2 MiB" {
+	[ -w /proc/sys/vm/nr_hugepages ] || skip "needs root for huge pages"
+	HUGE_PAGES=$(cat /proc/sys/vm/nr_hugepages)
+	echo $((HUGE_PAGES + 32)) >/proc/sys/vm/nr_hugepages
+	boot sweep '.mem_size_mib = 64'
+	wait_for ready
+	snap s
+	vm_kill
+	pager s '.huge_pages = "2M"'
+	sleep 0.3
+	[ "$(faults)" -lt 100 ] || fail "$(faults) page faults"
+	snap u
+	one_moment "$SNAP/u.mem"
+	verify u
+	ok PATCH /vm '{"state": "Resumed"}'
+	printf x >&7
+	ends_with 0
 }
 
 @test "live: memory and state are of one moment, and the guest goes on meanwhile" {

@@ -266,8 +266,10 @@ static int stream_once(struct stream *s, int fd, size_t bytes)
 	if (n < 0)
 		return errno == EAGAIN ? 1 : -1;
 	fill(s->seed, s->got, want, (size_t)n);
-	if (memcmp(buf, want, (size_t)n) != 0)
+	if (memcmp(buf, want, (size_t)n) != 0) {
+		printf("peer: what came back differs\n");
 		return -1;
+	}
 	s->got += (size_t)n;
 	return n > 0 ? 1 : s->got == bytes ? 0 : -1;
 }

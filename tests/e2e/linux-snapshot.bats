@@ -216,3 +216,26 @@ $LOADED"'
 		loaded
 		ends_with 3'
 }
+
+@test "a host that lacks a feature of the guest's processor refuses its snapshot and names it" {
+	[[ $("$TOP/tests/testhost/run" --info) == "mode: emulated"* ]] || skip "the test host is this machine"
+	[ -w /dev/kvm ] || skip "no /dev/kvm on this machine"
+	make -C "$TOP" -s SKIP_DEPS=1 build/guest/echo.elf >&2
+	# A snapshot of this machine's processor, which emulation has not all of.
+	(
+		source "$BATS_TEST_DIRNAME/vm.bash"
+		source "$BATS_TEST_DIRNAME/snapshot.bash"
+		trap 'vm_kill; rm -rf "$SNAP"' EXIT
+		vm_api
+		ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/echo.elf\"}"
+		ok PUT /actions '{"action_type": "InstanceStart"}'
+		wait_for ready
+		snap other
+		cp "$SNAP"/other.* "$BATS_TEST_TMPDIR"
+	)
+	in_host <<<"cp '$BATS_TEST_TMPDIR'/other.* \"\$SNAP\""'
+		vm_api --log-path "$SNAP/log"
+		refused PUT /snapshot/load "$(load_request other)" "which this host lacks"
+		echo "$BODY"
+		ends_with 1'
+}

@@ -13,6 +13,7 @@
 #define WAIT_MS_MAX	60000
 /* How long a load may take that has begun. */
 #define LOAD_NS		10000000000ull
+#define AGAIN_NS	100000000
 
 struct clone {
 	struct claim *claim;
@@ -342,6 +343,8 @@ static void give_up_loading(struct claim *m, uint64_t now)
 
 static void run_claim(struct claim *m, uint64_t deadline)
 {
+	uint64_t again = 0; /* at once */
+
 	while (m->open) {
 		uint64_t now;
 
@@ -352,6 +355,11 @@ static void run_claim(struct claim *m, uint64_t deadline)
 		give_up_loading(m, now);
 		if (!m->open)
 			return;
+		/* Shells that do not start are tried again, but not all the time. */
+		if (now >= again) {
+			pool_try_again(m->pool);
+			again = now + AGAIN_NS;
+		}
 		/* What is kept is made good later; now only what somebody waits for. */
 		if (m->waiting)
 			pool_fill(m->pool);
@@ -393,7 +401,6 @@ int claim_serve(struct pool *p, const char *text, size_t len, json_t **reply, st
 		r = read_claim(&m, root, e);
 	json_decref(root);
 	if (r == 0) {
-		pool_try_again(p);
 		run_claim(&m, now_ns() + m.wait_ms * 1000000);
 		*reply = json_array();
 	}

@@ -497,6 +497,47 @@ Test(route, metadata_from_disk)
 	cr_expect_eq(configfile_load_metadata(&api, "/no/file", &e), -ENOENT);
 }
 
+/* --- who a clone is --- */
+
+#define LOAD(more)                                                             \
+	"{\"snapshot_path\":\"tests/data/snapshot-1.state\",\"mem_backend\":{" \
+	"\"backend_type\":\"File\",\"backend_path\":\"/nonexistent\"}" more "}"
+
+Test(route, an_identity_that_is_refused_changes_nothing)
+{
+	snapshot_history_init(&api.snapshots);
+	refused("PUT /snapshot/load", LOAD(",\"id\":\"a/b\""),
+		"Load snapshot error: id: only letters, digits and '-' are allowed");
+	refused("PUT /snapshot/load", LOAD(",\"id\":7"),
+		BAD_BODY "field `id`: invalid type: an integer, expected a string.");
+	refused("PUT /snapshot/load", LOAD(",\"metadata\":{\"a\":1}"),
+		"Load snapshot error: metadata: this snapshot has no metadata service");
+	refused("PUT /snapshot/load", LOAD(",\"metadata\":[]"),
+		BAD_BODY "field `metadata`: invalid type: an array, expected an object.");
+	refused("PUT /snapshot/load",
+		LOAD(",\"id\":\"x\",\"serial_override\":{\"serial_out_path\":\"/no/such/file\"}"),
+		"Load snapshot error: serial_override: serial_out_path: ...");
+	refused("PUT /snapshot/load",
+		LOAD(",\"network_overrides\":[{\"iface_id\":\"none\",\"rewrite\":{}},"
+		     "{\"iface_id\":\"none\",\"rewrite\":{\"host_mac\":\"x\"}}]"),
+		"Load snapshot error: network_overrides: no interface 'none'");
+	cr_expect_str_eq(vm.id, "vm-1");
+	cr_expect_null(vm.mmds.store);
+	cr_expect_null(vm.config.serial.serial_out_path);
+	cr_expect_eq(vm.config.machine.mem_size_mib, 128, "it was not configured");
+}
+
+Test(route, only_a_shell_can_be_primed)
+{
+	refused("PUT /snapshot/prime",
+		"{\"snapshot_path\":\"tests/data/"
+		"snapshot-1.state\",\"mem_backend\":{\"backend_type\":"
+		"\"File\",\"backend_path\":\"/nonexistent\"}}",
+		"Prime error: this process is no shell (--shell)");
+	refused("PUT /snapshot/prime", "{\"snapshot_path\":\"x\"}",
+		BAD_BODY "missing field `mem_backend`.");
+}
+
 /* --- openapi.yaml --- */
 
 struct yaml_line {

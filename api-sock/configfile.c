@@ -214,7 +214,7 @@ static ssize_t read_all(int fd, char *buf, size_t size, struct err *e)
 	size_t len = 0;
 
 	while (len < size) {
-		ssize_t n = read(fd, buf + len, size - len);
+		ssize_t n = fd_read(fd, buf + len, size - len);
 
 		if (n < 0 && errno == EINTR)
 			continue;

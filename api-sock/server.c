@@ -90,8 +90,7 @@ static void conn_destroy(struct conn *c)
 static int conn_flush(struct conn *c)
 {
 	while (c->out) {
-		ssize_t n = send(c->source.fd, c->out + c->out_pos, c->out_len - c->out_pos,
-				 MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t n = fd_write(c->source.fd, c->out + c->out_pos, c->out_len - c->out_pos);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -241,7 +240,7 @@ static int conn_serve(struct conn *c)
 /* 1 when something came, 0 when nothing was there, -errno when the connection is over. */
 static int conn_receive(struct conn *c)
 {
-	ssize_t n = read(c->source.fd, c->in, sizeof(c->in));
+	ssize_t n = fd_read(c->source.fd, c->in, sizeof(c->in));
 
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
@@ -339,7 +338,7 @@ static void turn_away(int fd, int status, const char *why)
 
 	http_respond_fault(&r, status, why);
 	text = http_print(&r, &len);
-	if (text && send(fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+	if (text && fd_write(fd, text, len) < 0)
 		log_debug("turn a client away: %s", strerror(errno));
 }
 
@@ -431,7 +430,7 @@ static void conn_end_stream(struct conn *c)
 	static const char end[] = "0\r\n\r\n"; /* the empty chunk */
 
 	if (c->chunked && !c->out)
-		send(c->source.fd, end, sizeof(end) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+		(void)!fd_write(c->source.fd, end, sizeof(end) - 1);
 }
 
 void server_destroy(struct server *s)

@@ -12,6 +12,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
 #ifndef SYS_SECCOMP
@@ -119,7 +120,7 @@ static void on_violation(int sig, siginfo_t *info, void *context)
 		seccomp_call_name(info->si_syscall), info->si_syscall,
 		(unsigned long long)reg[REG_RDI], (unsigned long long)reg[REG_RSI],
 		(unsigned long long)reg[REG_RDX], (unsigned long long)reg[REG_R10]);
-	if (write(STDERR_FILENO, line, (size_t)n) == n)
+	if (fd_write(STDERR_FILENO, line, (size_t)n) == n)
 		line[n - 1] = '\0';
 	log_error("%s", line);
 	before_the_end();

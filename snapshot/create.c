@@ -58,7 +58,7 @@ static bool replaces_last(const struct job *j)
 	const struct output_file *f = &j->out.memory;
 	struct stat last, there;
 
-	return j->h->memory_fd >= 0 && fstat(j->h->memory_fd, &last) == 0 &&
+	return j->h->memory_fd >= 0 && fd_stat(j->h->memory_fd, &last) == 0 &&
 	       fstatat(f->dir, f->name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
 	       last.st_dev == there.st_dev && last.st_ino == there.st_ino &&
 	       (uint64_t)there.st_size == gmem_size(&j->m->mem);

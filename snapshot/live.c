@@ -252,7 +252,7 @@ static void on_progress(struct loop_timer *t)
 	struct snapshot_live *l = t->arg;
 	struct stat st;
 
-	if (fstat(l->job.out.memory.fd, &st) == 0)
+	if (fd_stat(l->job.out.memory.fd, &st) == 0)
 		l->p.progress(l->p.arg, &l->p, (uint64_t)st.st_blocks * 512);
 	loop_timer_set(l->vm->loop, t, PROGRESS_NS);
 }

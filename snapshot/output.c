@@ -60,12 +60,12 @@ static int create_file(struct output_file *f, const char *path, struct err *e)
 	snprintf(f->temp, sizeof(f->temp), "%s.tmp", name);
 	/* What a killed process has left. If it is not dead, it finds out: see rename_file(). */
 	unlinkat(f->dir, f->temp, 0);
-	f->fd = openat(f->dir, f->temp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	f->fd = fd_create_at(f->dir, f->temp);
 	if (f->fd < 0) {
 		f->temp[0] = '\0';
-		return err_sys(e, "create '%s.tmp'", path);
+		return err_set(e, -f->fd, "create '%s.tmp': %s", path, strerror(-f->fd));
 	}
-	if (fstat(f->fd, &st) < 0)
+	if (fd_stat(f->fd, &st) < 0)
 		return err_sys(e, "stat '%s.tmp'", path);
 	f->inode = st.st_ino;
 	return 0;
@@ -174,7 +174,7 @@ static bool has_inode(int fd, uint64_t inode)
 {
 	struct stat st;
 
-	return fstat(fd, &st) == 0 && st.st_ino == inode;
+	return fd_stat(fd, &st) == 0 && st.st_ino == inode;
 }
 
 int output_open_memory(const char *path, uint64_t inode, struct err *e)

@@ -7,6 +7,7 @@
 #include <criterion/criterion.h>
 #include <ctype.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -48,6 +49,7 @@ static void start(void)
 	};
 	struct err e;
 
+	signal(SIGPIPE, SIG_IGN); /* as main() does */
 	scratch_init(&s);
 	cr_assert_eq(loop_init(&loop, NULL), 0);
 	vm_init(&vm, &loop, "cases");

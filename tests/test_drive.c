@@ -66,11 +66,11 @@ static bool exists(const char *name)
 }
 
 /* As another VM would hold the file. */
-static int hold(const char *name, int how)
+static int hold(const char *name, bool exclusive)
 {
-	int fd = open(scratch_path(&s, name), O_RDONLY | O_CLOEXEC);
+	int fd = open(scratch_path(&s, name), O_RDWR | O_CLOEXEC);
 
-	cr_assert_eq(flock(fd, how | LOCK_NB), 0);
+	cr_assert_eq(fd_try_lock(fd, exclusive), 0);
 	return fd;
 }
 
@@ -116,15 +116,15 @@ Test(drive, files_in_use_by_another_vm)
 
 	cr_assert_eq(set((struct piece){"a", "disk", "new", false}), 0);
 	config_finish(&c);
-	fd = hold("new", LOCK_EX);
+	fd = hold("new", true);
 	refused((struct piece){"a", "disk", "new", false}, "in use by another microVM");
 	close(fd);
-	fd = hold("disk", LOCK_EX);
+	fd = hold("disk", true);
 	refused((struct piece){"a", "disk", "new2", false}, "path_on_host: ");
 	refused((struct piece){"a", "disk", NULL, false}, "in use by another microVM");
 	cr_expect(!exists("new2"), "not made");
 	close(fd);
-	fd = hold("disk", LOCK_SH);
+	fd = hold("disk", false);
 	refused((struct piece){"a", "disk", NULL, false}, "in use by another microVM");
 	cr_expect_eq(set((struct piece){"a", "disk", NULL, true}), 0);
 	cr_expect_eq(set((struct piece){"a", "disk", "new", false}), 0, "a base is shared");
@@ -137,13 +137,13 @@ Test(drive, a_snapshot_that_is_loaded_may_share_a_disk_but_no_overlay)
 
 	cr_assert_eq(set((struct piece){"a", "disk", "new", false}), 0);
 	config_finish(&c);
-	fd = hold("disk", LOCK_EX);
+	fd = hold("disk", true);
 	c.loading = true;
 	cr_expect_eq(set((struct piece){"a", "disk", NULL, false}), 0, "%s", e.msg);
 	cr_expect_eq(set((struct piece){"a", "disk", "new", false}), 0, "%s", e.msg);
 	close(fd);
 	config_finish(&c);
-	fd = hold("new", LOCK_EX);
+	fd = hold("new", true);
 	c.loading = true;
 	refused((struct piece){"a", "disk", "new", false}, "in use by another microVM");
 	close(fd);
@@ -151,14 +151,14 @@ Test(drive, a_snapshot_that_is_loaded_may_share_a_disk_but_no_overlay)
 
 Test(drive, the_lock_is_held_and_released)
 {
-	int fd = open(scratch_path(&s, "disk"), O_RDONLY | O_CLOEXEC);
+	int fd = open(scratch_path(&s, "disk"), O_RDWR | O_CLOEXEC);
 
 	cr_assert_eq(set((struct piece){"a", "disk", NULL, false}), 0);
 	cr_assert_eq(set((struct piece){"a", "disk", NULL, false}), 0);
-	cr_expect_lt(flock(fd, LOCK_SH | LOCK_NB), 0);
+	cr_expect_lt(fd_try_lock(fd, false), 0);
 	cr_assert_eq(set((struct piece){"a", "disk", "new", false}), 0, "%s", e.msg);
 	config_finish(&c);
-	cr_expect_eq(flock(fd, LOCK_EX | LOCK_NB), 0);
+	cr_expect_eq(fd_try_lock(fd, true), 0);
 	close(fd);
 }
 

@@ -118,38 +118,38 @@ Test(pmemconfig, at_most_eight)
 
 Test(pmemconfig, a_file_in_use)
 {
-	int other = open(scratch_path(&s, "one"), O_RDONLY | O_CLOEXEC);
+	int other = open(scratch_path(&s, "one"), O_RDWR | O_CLOEXEC);
 
-	cr_assert_eq(flock(other, LOCK_SH | LOCK_NB), 0);
+	cr_assert_eq(fd_try_lock(other, false), 0);
 	refused(set("a", "one", false, false), "in use");
 	cr_assert_eq(set("a", "one", false, true), 0, "shared: %s", e.msg);
 	refused(set("a", "one", false, false), "in use");
 	cr_expect(c.pmem[0].read_only, "as it was");
-	cr_expect_lt(flock(other, LOCK_EX | LOCK_NB), 0, "locked as it was");
+	cr_expect_lt(fd_try_lock(other, true), 0, "locked as it was");
 	close(other);
 	cr_assert_eq(set("a", "one", false, false), 0, "%s", e.msg);
 	cr_assert_eq(set("a", "one", false, false), 0, "again: %s", e.msg);
 	refused(set("b", "one", false, true), "in use");
 	cr_expect_lt(set_drive("one", false), 0, "a drive of this VM");
 	other = open(scratch_path(&s, "one"), O_RDONLY | O_CLOEXEC);
-	cr_expect_lt(flock(other, LOCK_SH | LOCK_NB), 0);
+	cr_expect_lt(fd_try_lock(other, false), 0);
 	config_finish(&c);
-	cr_expect_eq(flock(other, LOCK_EX | LOCK_NB), 0, "released");
+	cr_expect_eq(fd_try_lock(other, true), 0, "released");
 	close(other);
 }
 
 /* The microVM that a snapshot is of may still have it. */
 Test(pmemconfig, a_file_in_use_when_a_snapshot_is_loaded)
 {
-	int other = open(scratch_path(&s, "one"), O_RDONLY | O_CLOEXEC);
+	int other = open(scratch_path(&s, "one"), O_RDWR | O_CLOEXEC);
 
-	cr_assert_eq(flock(other, LOCK_EX | LOCK_NB), 0);
+	cr_assert_eq(fd_try_lock(other, true), 0);
 	c.loading = true;
 	cr_expect_eq(set("a", "one", false, false), 0, "%s", e.msg);
 	close(other);
 	cr_expect_eq(set("b", "two", false, false), 0, "%s", e.msg);
 	other = open(scratch_path(&s, "two"), O_RDONLY | O_CLOEXEC);
-	cr_expect_lt(flock(other, LOCK_SH | LOCK_NB), 0, "locked when it is free");
+	cr_expect_lt(fd_try_lock(other, false), 0, "locked when it is free");
 	close(other);
 }
 

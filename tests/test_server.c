@@ -9,6 +9,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -66,6 +67,7 @@ static void handle(void *arg, const struct http_request *req, struct http_respon
 
 static void start(void)
 {
+	signal(SIGPIPE, SIG_IGN); /* as main() does */
 	scratch_init(&scratch);
 	cr_assert_eq(loop_init(&loop, NULL), 0);
 	config = (struct server_config){

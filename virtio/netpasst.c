@@ -70,7 +70,7 @@ static int fill(struct netpasst *p)
 	p->in_end -= p->in_at;
 	p->in_at = 0;
 	do {
-		r = read(p->b.fd[0], p->in + p->in_end, IN_SIZE - p->in_end);
+		r = fd_read(p->b.fd[0], p->in + p->in_end, IN_SIZE - p->in_end);
 	} while (r < 0 && errno == EINTR);
 	if (r == 0)
 		return -EPIPE;
@@ -144,8 +144,7 @@ static bool flush(struct netbackend *b, unsigned pair)
 
 	(void)pair;
 	while (p->out_at < p->out_end) {
-		ssize_t r = send(b->fd[0], p->out + p->out_at, p->out_end - p->out_at,
-				 MSG_DONTWAIT | MSG_NOSIGNAL);
+		ssize_t r = fd_write(b->fd[0], p->out + p->out_at, p->out_end - p->out_at);
 
 		if (r < 0 && errno == EINTR)
 			continue;

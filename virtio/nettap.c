@@ -44,10 +44,10 @@ static int check_exists(const char *name, struct err *e)
 static int attach(const char *name, unsigned flags, struct err *e)
 {
 	struct ifreq ifr = {.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | flags)};
-	int fd = openat(AT_FDCWD, "/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	int fd = fd_open_path("/dev/net/tun", O_RDWR | O_NONBLOCK, 0);
 
 	if (fd < 0)
-		return err_sys(e, "open '/dev/net/tun'");
+		return err_set(e, -fd, "open '/dev/net/tun': %s", strerror(-fd));
 	memcpy(ifr.ifr_name, name, strlen(name));
 	if (ioctl(fd, TUNSETIFF, &ifr) < 0) {
 		int r = err_sys(e, "attach to tap '%s'", name);

@@ -101,7 +101,7 @@ static int base_facts(int base, struct header *h, struct err *e)
 	int64_t size = fd_size(base);
 	struct stat st;
 
-	if (size < 0 || fstat(base, &st) < 0)
+	if (size < 0 || fd_stat(base, &st) < 0)
 		return err_set(e, size < 0 ? (int)-size : errno, "size of the base: %s",
 			       strerror(size < 0 ? (int)-size : errno));
 	if ((uint64_t)size > SIZE_MAX_BYTES)

@@ -453,7 +453,7 @@ static int read_connect(struct vsock_conn *c, uint32_t *port)
 	end = memchr(line, '\n', (size_t)n);
 	if (!end)
 		return n == CONNECT_MAX || c->hup ? -1 : 0;
-	if (read(c->host.fd, line, (size_t)(end - line) + 1) != end - line + 1)
+	if (fd_read(c->host.fd, line, (size_t)(end - line) + 1) != end - line + 1)
 		return -1;
 	*end = '\0';
 	return parse_connect(line, port) ? 1 : -1;

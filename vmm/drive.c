@@ -17,7 +17,7 @@ static bool same_file(int a, int b)
 {
 	struct stat sa, sb;
 
-	return a >= 0 && b >= 0 && fstat(a, &sa) == 0 && fstat(b, &sb) == 0 &&
+	return a >= 0 && b >= 0 && fd_stat(a, &sa) == 0 && fd_stat(b, &sb) == 0 &&
 	       sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
 }
 
@@ -69,9 +69,7 @@ static int lock(const struct config *c, int fd, bool exclusive, struct err *e)
  */
 static void lock_if_free(const struct config *c, const struct drive *d, int fd)
 {
-	int how = writes_to_path(d) ? LOCK_EX : LOCK_SH;
-
-	if (!is_held(c, fd) && flock(fd, how | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+	if (!is_held(c, fd) && fd_try_lock(fd, writes_to_path(d)) < 0)
 		log_warn("drive '%s': '%s' is in use by another microVM, and only one of them may "
 			 "go on: see drive_overrides",
 			 d->id, d->path_on_host);
@@ -207,7 +205,7 @@ int drive_open(struct drive *d, const struct config *c, struct err *e)
 void drive_lock_again(const struct drive *d)
 {
 	if (d->fd >= 0)
-		flock(d->fd, (writes_to_path(d) ? LOCK_EX : LOCK_SH) | LOCK_NB);
+		fd_try_lock(d->fd, writes_to_path(d));
 }
 
 /* --- move --- */

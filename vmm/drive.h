@@ -2,7 +2,7 @@
 /*
  * The files behind a drive: opened, judged and locked before anything is changed.
  *
- * Locks are flock()'s and belong to the open file, so that they live as long as the drive or the
+ * Locks belong to the open file, so that they live as long as the drive or the
  * device that has a duplicate: exclusive for what is written to, shared for what is only read. They
  * keep two VMs from writing to one disk or overlay, and a base from changing under its overlays. A
  * file that this VM has open already is not locked again, and file systems that know no

@@ -92,7 +92,8 @@ static void on_fatal_signal(int sig)
 			continue;
 		code = fatal_signals[i].code;
 		/* When this fails there is nobody left to tell. */
-		if (write(STDERR_FILENO, fatal_signals[i].text, strlen(fatal_signals[i].text)) < 0)
+		if (fd_write(STDERR_FILENO, fatal_signals[i].text, strlen(fatal_signals[i].text)) <
+		    0)
 			break;
 		metrics_last_words(metrics_at_the_end, "signals", fatal_signals[i].name);
 	}
@@ -126,7 +127,7 @@ static void on_signal(struct loop_source *s, uint32_t events)
 	struct signalfd_siginfo info;
 
 	(void)events;
-	if (read(s->fd, &info, sizeof(info)) != sizeof(info))
+	if (fd_read(s->fd, &info, sizeof(info)) != sizeof(info))
 		return;
 	if (info.ssi_signo == SIGUSR2) {
 		reopen_files(app);

@@ -97,7 +97,7 @@ static int write_line(struct metrics *m, int fd)
 	if (len < 0)
 		return -ENOMEM;
 	do {
-		n = write(fd, line, (size_t)len);
+		n = fd_write(fd, line, (size_t)len);
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return -errno;
@@ -131,7 +131,7 @@ void metrics_last_words(const struct metrics *m, const char *group, const char *
 	for (size_t i = 0; i < ARRAY_SIZE(part); i++)
 		len = (size_t)(stpncpy(line + len, part[i], sizeof(line) - len) - line);
 	/* When this fails there is nobody left to tell. */
-	if (m->vm->config.metrics.fd >= 0 && write(m->vm->config.metrics.fd, line, len) < 0)
+	if (m->vm->config.metrics.fd >= 0 && fd_write(m->vm->config.metrics.fd, line, len) < 0)
 		return;
 }
 

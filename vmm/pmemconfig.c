@@ -52,7 +52,7 @@ static bool same_file(int a, int b)
 {
 	struct stat sa, sb;
 
-	return a >= 0 && b >= 0 && fstat(a, &sa) == 0 && fstat(b, &sb) == 0 &&
+	return a >= 0 && b >= 0 && fd_stat(a, &sa) == 0 && fd_stat(b, &sb) == 0 &&
 	       sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
 }
 
@@ -68,14 +68,14 @@ static int lock(const struct config *c, const struct pmem_config *p, const struc
 	if (c->arriving)
 		return 0;
 	if (c->loading) {
-		if (flock(p->fd, (p->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0)
+		if (fd_try_lock(p->fd, !p->read_only) < 0)
 			log_warn("pmem '%s': '%s' is in use by another microVM, and only one of "
 				 "them may go on: see pmem_overrides",
 				 p->id, p->path_on_host);
 		return 0;
 	}
 	if (again)
-		flock(old->fd, LOCK_UN);
+		fd_unlock(old->fd);
 	if (fd_lock(p->fd, !p->read_only) == 0)
 		return 0;
 	if (again)

@@ -265,7 +265,7 @@ static void on_input(struct loop_source *src, uint32_t events)
 		loop_del(s->loop, src);
 		return;
 	}
-	n = read(src->fd, buf, room);
+	n = fd_read(src->fd, buf, room);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
@@ -285,7 +285,7 @@ static bool drain_piece(struct serial *s)
 	if (len == 0)
 		return false;
 	/* A pipe that polls writable takes PIPE_BUF bytes without blocking, so no more than that. */
-	n = write(s->out_fd, s->tx + s->tx_head, MIN(len, 4096u));
+	n = fd_write(s->out_fd, s->tx + s->tx_head, MIN(len, 4096u));
 	if (n < 0 && errno == EINTR)
 		return true;
 	if (n < 0 && errno == EAGAIN && s->out_pollable)

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "jailer/seccomp.h"
+#include "vmm/base/fd.h"
 
 #define CAME_BACK 77
 
@@ -41,5 +42,5 @@ void seccomp_attack(enum seccomp_kind kind)
 	/* Not dprintf(), which makes calls that a vCPU thread may not. */
 	n = snprintf(line, sizeof(line), "attack: system call %lu returned %ld (errno %d)\n",
 		     word[0], r, r < 0 ? errno : 0);
-	_exit(write(STDERR_FILENO, line, (size_t)n) == n ? CAME_BACK : 1);
+	_exit(fd_write(STDERR_FILENO, line, (size_t)n) == n ? CAME_BACK : 1);
 }

@@ -63,7 +63,9 @@ lives() { # lives THREAD NR ARGS...
 	dies mmap main 9 0 4096 5 0x22 -1
 	dies mmap vcpu 9 0 4096 3 0x22 -1
 	dies openat vcpu 257 -100 0 0
-	dies openat main 257 -100 0 0x200
+	dies openat main 257 -100 0 0
+	dies read main 0
+	dies write vcpu 1
 	dies openat2 vcpu 437
 	dies clone boot 56 17
 	dies fork main 57
@@ -71,7 +73,10 @@ lives() { # lives THREAD NR ARGS...
 	dies clone main 56 0x3d0f00
 	dies clone main 56 0x1200011
 	dies seccomp main 317 1 0 0
-	dies sendto main 44 5 0 0 0 0x1000
+	dies sendto main 44 5
+	dies fstat main 5
+	dies fcntl main 72 0 6
+	dies fcntl main 72 0 38
 	dies tgkill main 234 1 1 9
 	dies tkill main 200 1 9
 	dies tkill vcpu 200 1 6
@@ -112,9 +117,9 @@ lives() { # lives THREAD NR ARGS...
 @test "--seccomp-filter: a file of Firecracker's form instead of the built-in filters" {
 	filter=$(mktemp)
 	# Everything that the guest needs, by name, and nothing for getppid.
-	names='read write preadv2 pwritev2 futex epoll_ctl epoll_pwait poll clock_gettime rt_sigreturn rt_sigprocmask exit_group exit
-		ioctl madvise accept4 recvfrom sendto close fdatasync getrandom fstat newfstatat unlinkat brk mmap munmap tkill
-		rt_sigaction prctl mprotect membarrier clone openat eventfd2 fcntl getpgid uname'
+	names='preadv2 pwritev2 futex epoll_ctl epoll_pwait poll clock_gettime rt_sigreturn rt_sigprocmask exit_group exit
+		ioctl madvise accept4 close fdatasync getrandom newfstatat unlinkat brk mmap munmap tkill
+		rt_sigaction prctl mprotect membarrier clone openat openat2 eventfd2 fcntl getpgid uname'
 	rules=$(for n in $names; do echo "{\"syscall\": \"$n\"}"; done | jq -s .)
 	jq -n --argjson r "$rules" '{default_action: "trap", filter_action: "allow", filter: $r} as $t | {vmm: $t, api: $t, vcpu: $t}' >"$filter"
 	SPORE_ATTACK=none "$SPORE" --no-api --config-file "$(config "$GUEST/hello.elf")" --seccomp-filter "$filter" | grep -q "hello from the guest"

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -53,23 +52,33 @@ void fd_confine(void)
 	confined = true;
 }
 
+static int open_how(int dir, const char *path, uint64_t flags, mode_t mode, uint64_t resolve)
+{
+	const struct open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = resolve};
+	long fd = syscall(SYS_openat2, dir, path, &how, sizeof(how));
+
+	return fd < 0 ? -errno : (int)fd;
+}
+
 int fd_open_path(const char *path, int flags, mode_t mode)
 {
-	/* openat2() is strict about flags that mean nothing with O_PATH. */
-	int all = flags | O_CLOEXEC | (flags & O_PATH ? 0 : O_NOCTTY);
 	/* Absolute paths too begin at the working directory, which is the root of the jail. */
-	struct open_how how = {
-		.flags = (unsigned)all,
-		.mode = mode,
-		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
-	};
-	long fd;
+	const uint64_t jail = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+	/* openat2() is strict about flags that mean nothing with O_PATH. */
+	unsigned all = (unsigned)flags | (flags & O_PATH ? 0u : (unsigned)O_NOCTTY);
 
-	if (confined)
-		fd = syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
-	else
-		fd = openat(AT_FDCWD, path, all, mode);
-	return fd < 0 ? -errno : (int)fd;
+	return open_how(AT_FDCWD, path, all, mode, confined ? jail : 0);
+}
+
+int fd_create_at(int dir, const char *name)
+{
+	return open_how(dir, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, RESOLVE_BENEATH);
+}
+
+int fd_stat(int fd, struct stat *st)
+{
+	/* Not fstatat(), which musl makes an fd_stat() of. */
+	return (int)syscall(SYS_newfstatat, fd, "", st, AT_EMPTY_PATH);
 }
 
 int fd_open_sink(const char *path, struct err *e)
@@ -79,7 +88,7 @@ int fd_open_sink(const char *path, struct err *e)
 
 	if (fd < 0)
 		return err_set(e, -fd, "open '%s': %s", path, strerror(-fd));
-	if (fstat(fd, &st) < 0)
+	if (fd_stat(fd, &st) < 0)
 		return err_sys(e, "stat '%s'", path);
 	if (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode) && (confined || !S_ISCHR(st.st_mode)))
 		return err_set(e, EINVAL, "'%s' is %s, need a regular file or FIFO", path,
@@ -93,7 +102,7 @@ static int check_kind(int fd, const char *path, bool block_too, struct err *e)
 {
 	struct stat st;
 
-	if (fstat(fd, &st) < 0)
+	if (fd_stat(fd, &st) < 0)
 		return err_sys(e, "stat '%s'", path);
 	if (!S_ISREG(st.st_mode) && !(block_too && S_ISBLK(st.st_mode)))
 		return err_set(e, EINVAL, "'%s' is %s, need a regular file%s", path,
@@ -167,7 +176,7 @@ int64_t fd_size(int fd)
 	struct stat st;
 	uint64_t bytes;
 
-	if (fstat(fd, &st) < 0)
+	if (fd_stat(fd, &st) < 0)
 		return -errno;
 	if (!S_ISBLK(st.st_mode))
 		return st.st_size;
@@ -184,6 +193,20 @@ ssize_t fd_readv(int fd, const struct iovec *iov, int n, int64_t off)
 ssize_t fd_writev(int fd, const struct iovec *iov, int n, int64_t off)
 {
 	return syscall(SYS_pwritev2, fd, iov, n, (off_t)off, 0, 0);
+}
+
+ssize_t fd_read(int fd, void *buf, size_t len)
+{
+	struct iovec iov = {buf, len};
+
+	return fd_readv(fd, &iov, 1, -1);
+}
+
+ssize_t fd_write(int fd, const void *buf, size_t len)
+{
+	struct iovec iov = {(void *)(uintptr_t)buf, len};
+
+	return fd_writev(fd, &iov, 1, -1);
 }
 
 int fd_pwrite_full(int fd, const void *buf, size_t len, uint64_t off)
@@ -236,7 +259,7 @@ int fd_write_full(int fd, const void *buf, size_t len)
 	const char *p = buf;
 
 	while (len > 0) {
-		ssize_t n = write(fd, p, len);
+		ssize_t n = fd_write(fd, p, len);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -248,11 +271,29 @@ int fd_write_full(int fd, const void *buf, size_t len)
 	return 0;
 }
 
+static int set_lock(int fd, short type)
+{
+	/* The first byte only: others, QEMU for one, give meanings to the locks of further ones. */
+	struct flock l = {.l_type = type, .l_whence = SEEK_SET, .l_len = 1};
+
+	if (fcntl(fd, F_OFD_SETLK, &l) == 0)
+		return 0;
+	return errno == EAGAIN || errno == EACCES ? -EWOULDBLOCK : 0;
+}
+
+int fd_try_lock(int fd, bool exclusive)
+{
+	return set_lock(fd, exclusive ? F_WRLCK : F_RDLCK);
+}
+
+void fd_unlock(int fd)
+{
+	set_lock(fd, F_UNLCK);
+}
+
 int fd_lock(int fd, bool exclusive)
 {
-	const int how = (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB;
-
-	for (unsigned tries = 0; flock(fd, how) < 0 && errno == EWOULDBLOCK; tries++) {
+	for (unsigned tries = 0; fd_try_lock(fd, exclusive) < 0; tries++) {
 		if (tries == 20)
 			return -EWOULDBLOCK;
 		poll(NULL, 0, 5);
@@ -262,13 +303,15 @@ int fd_lock(int fd, bool exclusive)
 
 void fd_event_signal(int fd)
 {
+	const eventfd_t one = 1;
+
 	/* Fails only with EAGAIN at the counter's limit, and then the reader has an event anyway. */
-	eventfd_write(fd, 1);
+	(void)!fd_write(fd, &one, sizeof(one));
 }
 
 bool fd_event_drain(int fd)
 {
 	eventfd_t n;
 
-	return eventfd_read(fd, &n) == 0;
+	return fd_read(fd, &n, sizeof(n)) == sizeof(n);
 }

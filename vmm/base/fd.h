@@ -19,8 +19,15 @@ void fd_close(int *fd);
  */
 void fd_confine(void);
 
-/* open() under these rules, always with O_CLOEXEC and O_NOCTTY. An fd, or -errno. */
+/* open() under these rules, always with O_CLOEXEC and O_NOCTTY. `mode` is 0 without O_CREAT. An fd, or -errno. */
 int fd_open_path(const char *path, int flags, mode_t mode);
+
+/* Creates the file `name`, 0600, which must not be there, in the directory `dir`; to read and write. An fd, or -errno. */
+int fd_create_at(int dir, const char *name);
+
+/* fstat(), by the one call that the filters allow. 0, or -1 with errno. */
+struct stat;
+int fd_stat(int fd, struct stat *st);
 
 /*
  * Opens something that lines are appended to: a regular file (created 0600) or FIFO, or in no jail
@@ -49,6 +56,10 @@ int64_t fd_size(int fd);
 ssize_t fd_readv(int fd, const struct iovec *iov, int n, int64_t off);
 ssize_t fd_writev(int fd, const struct iovec *iov, int n, int64_t off);
 
+/* read(2) and write(2) by these. Async-signal-safe. */
+ssize_t fd_read(int fd, void *buf, size_t len);
+ssize_t fd_write(int fd, const void *buf, size_t len);
+
 /* Exactly `len` bytes at `off`, or -errno; -ENODATA when the file ends before. Restarts on EINTR. */
 int fd_pread_full(int fd, void *buf, size_t len, uint64_t off);
 /* All `len` bytes at `off`, or -errno. Restarts on EINTR. */
@@ -58,8 +69,14 @@ int fd_pwrite_full(int fd, const void *buf, size_t len, uint64_t off);
 int fd_write_full(int fd, const void *buf, size_t len);
 
 /*
- * Locks the open file (flock) against others that do so too. 0, also where locks do not exist, or
- * -EWOULDBLOCK. Waits up to 100 ms: the kernel takes apart the io_uring of a process that was
+ * Locks the open file (fcntl(2), "open file description locks", the first byte) against others that do so too.
+ * An exclusive lock needs a file that is open for writing. 0, also where locks do not exist, or -EWOULDBLOCK.
+ */
+int fd_try_lock(int fd, bool exclusive);
+void fd_unlock(int fd);
+
+/*
+ * fd_try_lock() that waits up to 100 ms: the kernel takes apart the io_uring of a process that was
  * killed after its end, and the files registered with it stay open until then.
  */
 int fd_lock(int fd, bool exclusive);

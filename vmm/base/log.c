@@ -15,16 +15,19 @@
 
 #define SITE_WINDOW_NS 5000000000ull
 #define SITE_BURST     10
+#define REPLACED_TRIES 1000
 
 /* The only mutable global of spore. [m] set by the main thread, read by all. */
 static struct {
 	_Atomic int level;
 	_Atomic bool show_level, show_origin;
 	_Atomic int fd;
+	int spare; /* its other number; stdout: none yet */
 	char id[80];
 	char module[64];
 	_Atomic uint64_t missed, rate_limited;
-} sink = {.level = LOG_INFO, .fd = STDOUT_FILENO, .id = "anonymous-instance"};
+} sink = {
+	.level = LOG_INFO, .fd = STDOUT_FILENO, .spare = STDOUT_FILENO, .id = "anonymous-instance"};
 
 static _Thread_local const char *thread_name = "main";
 
@@ -62,22 +65,43 @@ void log_set_id(const char *id)
 	snprintf(sink.id, sizeof(sink.id), "%s", id);
 }
 
+/* Closes `number` and makes it a duplicate of `fd`. Only the main thread opens files, so nothing else can take it. */
+static int replace_number(int number, int fd)
+{
+	close(number);
+	return fcntl(fd, F_DUPFD_CLOEXEC, number) < 0 ? -errno : 0;
+}
+
+/*
+ * A thread that has just read a number must not write to some other file: the log has two, for good, and
+ * they are replaced one after the other while the sink is the other one. Who meets one that is
+ * closed reads the number again.
+ */
 int log_open(const char *path, struct err *e)
 {
-	int fd = fd_open_sink(path, e);
-	int r = 0;
+	cleanup_fd int fd = fd_open_sink(path, e);
+	int used = sink.fd, r = 0;
 
 	if (fd < 0)
 		return err_wrap(e, "log");
-	if (sink.fd == STDOUT_FILENO) {
-		sink.fd = fd;
+	if (used == STDOUT_FILENO) {
+		sink.fd = TAKE_FD(fd);
 		return 0;
 	}
-	/* The number stays: a thread that has just read it must not write to some other file. */
-	if (dup3(fd, sink.fd, O_CLOEXEC) < 0)
-		r = err_sys(e, "replace the log by '%s'", path);
-	close(fd);
-	return r;
+	if (sink.spare == STDOUT_FILENO)
+		sink.spare = fcntl(used, F_DUPFD_CLOEXEC, 0);
+	if (sink.spare < 0) {
+		r = -errno;
+		sink.spare = STDOUT_FILENO;
+	}
+	if (r == 0)
+		r = replace_number(sink.spare, fd);
+	if (r == 0) {
+		sink.fd = sink.spare;
+		r = replace_number(used, fd);
+		sink.fd = used;
+	}
+	return r < 0 ? err_set(e, -r, "replace the log by '%s': %s", path, strerror(-r)) : 0;
 }
 
 void log_name_thread(const char *name)
@@ -180,12 +204,25 @@ static void blank_controls(char *p, const char *end)
 			*p = ' ';
 }
 
-/* One write(2), and none that would wait: stdout may be a pipe that nobody reads. */
-static bool deliver(int fd, const char *buf, size_t len)
+/*
+ * One write, and none that would wait: stdout may be a pipe that nobody reads. Again when the number was
+ * being replaced (log_open()).
+ */
+static bool deliver(const char *buf, size_t len)
 {
-	struct pollfd p = {.fd = fd, .events = POLLOUT};
+	int r = -EBADF;
 
-	return poll(&p, 1, 0) == 1 && p.revents & POLLOUT && fd_write_full(fd, buf, len) == 0;
+	for (unsigned tries = 0; r == -EBADF && tries < REPLACED_TRIES; tries++) {
+		struct pollfd p = {.fd = sink.fd, .events = POLLOUT};
+
+		if (poll(&p, 1, 0) != 1)
+			return false;
+		if (p.revents & POLLOUT)
+			r = fd_write_full(p.fd, buf, len);
+		else if (!(p.revents & POLLNVAL))
+			return false;
+	}
+	return r == 0;
 }
 
 void log_write(struct log_site *site, enum log_level level, const char *file, int line,
@@ -210,6 +247,6 @@ void log_write(struct log_site *site, enum log_level level, const char *file, in
 	if (suppressed)
 		n = put(buf, sizeof(buf), n, " (%u like this left out)", suppressed);
 	buf[n++] = '\n';
-	if (!deliver(sink.fd, buf, n))
+	if (!deliver(buf, n))
 		sink.missed++;
 }

@@ -253,6 +253,7 @@ int pool_init(struct pool *p, const struct pool_config *config, struct err *e)
 	int r;
 
 	*p = (struct pool){.config = config};
+	vms_sweep(config->c);
 	r = loop_init(&p->loop, e);
 	if (r < 0)
 		return r;
@@ -321,8 +322,7 @@ bool pool_reap(struct pool *p)
 		} else if (s->state != SHELL_DEAD && s->state != SHELL_CLONE) {
 			shell_conclude(s, "the shell has ended before it answered");
 		}
-		if (s->state == SHELL_CLONE)
-			vms_remove(&s->vm, &e);
+		vms_remove(&s->vm, &e);
 		if (p->config->jailer)
 			clean_jail(s);
 		p->count[s->state]--;

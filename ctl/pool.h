@@ -67,6 +67,7 @@ struct pool {
 	char last_error[256]; /* of them */
 };
 
+/* Removes what pools have left that were killed. */
 int pool_init(struct pool *p, const struct pool_config *config, struct err *e);
 /* Ends the shells that are nobody yet, and waits for that; clones go on. */
 void pool_finish(struct pool *p);
@@ -86,7 +87,7 @@ struct pool_shell *pool_take(struct pool *p);
  * pool_turn(); else it is ready still, or dropped.
  */
 int pool_claim(struct pool_shell *s, const char *name, const json_t *body, struct err *e);
-/* Kills it; its directory goes at once. done() is not called. */
+/* Kills it; its name is free at once, and its directory goes when it was collected. done() is not called. */
 void pool_drop(struct pool_shell *s);
 
 /* --- pool_claim.c --- */

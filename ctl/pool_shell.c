@@ -37,7 +37,8 @@ void pool_drop(struct pool_shell *s)
 	hang_up(s);
 	if (s->pid > 0)
 		kill(s->pid, SIGKILL);
-	vms_remove(&s->vm, &e);
+	/* It may be about to make a file there, until it is collected. */
+	vms_take_name(s->pool->config->c, &s->vm, s->number, &e);
 	s->done = NULL;
 	shell_set_state(s, SHELL_DEAD);
 }

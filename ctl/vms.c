@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -17,6 +18,10 @@
 
 /* Names of the sockets have to fit behind it. */
 #define LONGEST_FILE "/console.sock"
+
+/* Of whose process, and which of its own. */
+#define NAMELESS ".shell-%d-%u"
+#define SWEEP_MS 5000
 
 int vms_check_name(const char *name, struct err *e)
 {
@@ -181,19 +186,80 @@ int vms_create(struct ctl *c, const char *name, struct vms_vm *vm, struct err *e
 	return r < 0 ? r : err_set(e, EEXIST, "all names are in use");
 }
 
-int vms_create_nameless(struct ctl *c, unsigned number, struct vms_vm *vm, struct err *e)
+static int set_nameless(struct ctl *c, int pid, unsigned number, struct vms_vm *vm, struct err *e)
 {
-	int r = make_state_dir(c, e);
-
-	if (r < 0)
-		return r;
-	snprintf(vm->name, sizeof(vm->name), ".shell-%d-%u", getpid(), number);
+	snprintf(vm->name, sizeof(vm->name), NAMELESS, pid, number);
 	if (snprintf(vm->dir, sizeof(vm->dir), "%s/%s", c->state_dir, vm->name) +
 		    (int)sizeof(LONGEST_FILE) >
 	    VMS_PATH_MAX)
 		return err_set(e, ENAMETOOLONG, "'%s' is too long for the path of a socket",
 			       vm->dir);
-	return make_locked(c, vm, e);
+	return 0;
+}
+
+int vms_create_nameless(struct ctl *c, unsigned number, struct vms_vm *vm, struct err *e)
+{
+	int r = make_state_dir(c, e);
+
+	if (r == 0)
+		r = set_nameless(c, getpid(), number, vm, e);
+	return r < 0 ? r : make_locked(c, vm, e);
+}
+
+int vms_take_name(struct ctl *c, struct vms_vm *vm, unsigned number, struct err *e)
+{
+	struct vms_vm nameless;
+	int r = set_nameless(c, getpid(), number, &nameless, e);
+
+	if (r < 0)
+		return r;
+	if (strcmp(vm->dir, nameless.dir) != 0 && rename(vm->dir, nameless.dir) < 0)
+		return err_sys(e, "rename '%s'", vm->dir);
+	*vm = nameless;
+	return 0;
+}
+
+static bool parse_nameless(const char *name, int *pid, unsigned *number)
+{
+	size_t len = strcspn(NAMELESS, "%");
+	char *end = NULL;
+
+	if (strncmp(name, NAMELESS, len) != 0)
+		return false;
+	*pid = (int)strtol(name + len, &end, 10);
+	if (*pid <= 0 || *end != '-')
+		return false;
+	*number = (unsigned)strtoul(end + 1, &end, 10);
+	return *end == '\0';
+}
+
+static void sweep_one(const struct vms_vm *vm)
+{
+	int pidfd = vms_pidfd(vm, NULL, NULL);
+	struct err e;
+
+	if (pidfd >= 0)
+		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+	if (pidfd < 0 || vms_wait(pidfd, SWEEP_MS))
+		vms_remove(vm, &e);
+	fd_close(&pidfd);
+}
+
+void vms_sweep(struct ctl *c)
+{
+	DIR *d = opendir(c->state_dir);
+	struct dirent *entry;
+	unsigned number;
+	struct vms_vm vm;
+	struct err e;
+	int pid;
+
+	while (d && (entry = readdir(d)))
+		if (parse_nameless(entry->d_name, &pid, &number) && kill(pid, 0) < 0 &&
+		    errno == ESRCH && set_nameless(c, pid, number, &vm, &e) == 0)
+			sweep_one(&vm);
+	if (d)
+		closedir(d);
 }
 
 int vms_give_name(struct ctl *c, struct vms_vm *vm, const char *name, struct err *e)

@@ -45,6 +45,10 @@ int vms_create(struct ctl *c, const char *name, struct vms_vm *vm, struct err *e
  */
 int vms_create_nameless(struct ctl *c, unsigned number, struct vms_vm *vm, struct err *e);
 int vms_give_name(struct ctl *c, struct vms_vm *vm, const char *name, struct err *e);
+/* Takes the name away again, so that somebody else can have it. */
+int vms_take_name(struct ctl *c, struct vms_vm *vm, unsigned number, struct err *e);
+/* Ends and removes what processes have left nameless that are no more. */
+void vms_sweep(struct ctl *c);
 /* -ENOENT when there is none of that name; says which there are. It may have ended. */
 int vms_find(struct ctl *c, const char *name, struct vms_vm *vm, struct err *e);
 /* The same, and -ESRCH when it has ended. */

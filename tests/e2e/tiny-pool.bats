@@ -228,6 +228,24 @@ shells() {
 	pool_until .clones 4
 }
 
+@test "what a pool that was killed has left is ended by the next one" {
+	make_warm
+	pool --size 4
+	clones "{n: 1, template: $TEMPLATE}"
+	pool_until .ready 4
+	mapfile -t all < <(shells)
+	kill -KILL "$POOL_PID"
+	wait "$POOL_PID" || true
+	rm "$SPORE_STATE/pool.sock"
+	SIZE=1 pool --size 1
+	for pid in "${all[@]}"; do
+		# Nobody may be there to collect it.
+		[ ! -d "/proc/$pid" ] || grep -q '^State:.Z' "/proc/$pid/status" || fail "$pid runs still"
+	done
+	[ "$(find "$SPORE_STATE" -name '.shell-*' | wc -l)" = 1 ]
+	is_itself web-1
+}
+
 @test "a pool that can never be ready says why" {
 	make_warm
 	head -c 5000 "$SNAP/warm/memory" >"$SNAP/short"

@@ -386,8 +386,6 @@ static int prepare(struct load *l, struct err *e)
 		l->h->workset = workset_begin(l->vm, &l->m->mem, &l->state.meta.id,
 					      l->p->working_set, l->p->working_set_ms);
 	t->memory_us = lap_us(l);
-	if (!l->m->warm)
-		l->m->window_count = machine_devices(&l->vm->config);
 	if (r == 0)
 		r = machine_build_kvm(l->m, &l->vm->config.machine, e);
 	if (r == 0)

@@ -82,7 +82,7 @@ int virtio_mmio_init_kicks(struct virtio_mmio *t, struct virtio_device *dev, int
  * window's place and its reads need no exit: the interrupt status above all, which is read in each
  * interrupt. Two differences: a register that is read in parts gives parts, and a change of the
  * configuration space may be seen half done, but then its interrupt comes behind it. `page` is zeroed,
- * and stays until the device is destroyed. Main thread, before the guest runs.
+ * and stays until the device is destroyed. Main thread, lock held.
  */
 void virtio_mmio_map(struct virtio_mmio *t, uint8_t *page);
 /* Whoever changes a register, or what it shows, puts it there; nothing without a page. Lock held. */

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "virtio/balloon.h"
@@ -16,7 +17,11 @@
 #include "virtio/rng.h"
 #include "virtio/vsock.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/log.h"
 #include "vmm/machine.h"
+
+/* Beyond what anybody waits for. */
+#define SHOW_WINDOWS_NS 100000000ull
 
 static void on_reset(void *arg)
 {
@@ -167,8 +172,6 @@ static int plug(struct vm_machine *m, struct virtio_device *dev, struct err *e)
 
 	for (unsigned q = bound; r == 0 && q < dev->num_queues; q++)
 		r = bind_kick(m, slot, q, t->kick_fd[q], e);
-	if (r == 0 && slot < m->window_count)
-		virtio_mmio_map(t, m->windows + (size_t)slot * VIRTIO_MMIO_PAGE);
 	return r;
 }
 
@@ -328,12 +331,42 @@ static int add_hotplug(struct vm_machine *m, struct err *e)
 	return dev ? plug(m, dev, e) : -e->code;
 }
 
-unsigned machine_devices(const struct config *c)
-{
-	unsigned n = c->drive_count + c->net_count + c->entropy + c->balloon.configured +
-		     (c->vsock.uds_path != NULL) + c->pmem_count + c->hotplug.configured;
+/* --- windows --- */
 
-	return MIN(n, LAYOUT_VIRTIO_MAX);
+static void show_windows(struct loop_timer *t)
+{
+	struct vm_machine *m = t->arg;
+	size_t len = (size_t)m->virtio_count * VIRTIO_MMIO_PAGE;
+	struct err e;
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	_Static_assert(VIRTIO_MMIO_PAGE == LAYOUT_VIRTIO_SIZE, "a page is a window");
+	if (p == MAP_FAILED)
+		return;
+	m->windows = p;
+	for (unsigned i = 0; i < m->virtio_count; i++) {
+		pthread_mutex_t *lock = m->virtio[i].dev->env.lock;
+
+		pthread_mutex_lock(lock);
+		virtio_mmio_map(&m->virtio[i], m->windows + (size_t)i * VIRTIO_MMIO_PAGE);
+		pthread_mutex_unlock(lock);
+	}
+	if (kvm_set_windows(&m->kvm, p, len, &e) < 0)
+		log_warn("%s", e.msg);
+}
+
+void machine_show_windows(struct vm_machine *m)
+{
+	m->show = (struct loop_timer){.expired = show_windows, .arg = m};
+	if (m->virtio_count)
+		loop_timer_set(m->vm->loop, &m->show, SHOW_WINDOWS_NS);
+}
+
+void machine_hide_windows(struct vm_machine *m)
+{
+	loop_timer_clear(m->vm->loop, &m->show);
+	if (m->windows)
+		munmap(m->windows, (size_t)m->virtio_count * VIRTIO_MMIO_PAGE);
 }
 
 int machine_build_devices(struct vm_machine *m, const struct config *c, struct err *e)

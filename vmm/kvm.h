@@ -41,7 +41,7 @@ int kvm_set_part(struct kvm *k, const struct gmem_region *r, unsigned n, bool on
 #define KVM_SLOT_WINDOWS GMEM_REGIONS_MAX
 /*
  * The guest reads `len` bytes at `host` in the windows of the first virtio devices, without an exit.
- * What it writes there exits as ever, or signals an eventfd. Before the irqchip, for its speed.
+ * What it writes there exits as ever, or signals an eventfd. Also while it runs.
  */
 int kvm_set_windows(struct kvm *k, const void *host, uint64_t len, struct err *e);
 /* PIC, IOAPIC and local APICs in the kernel; an i8254 too when `pit`. */

@@ -32,8 +32,8 @@ struct vm_machine {
 	struct virtio_mmio virtio[LAYOUT_VIRTIO_MAX];
 	int virtio_irq[LAYOUT_VIRTIO_MAX];
 	unsigned virtio_count;
-	uint8_t *windows; /* a page for each of the first `window_count` devices, or NULL */
-	unsigned window_count;
+	struct loop_timer show; /* machine_show_windows() */
+	uint8_t *windows;	/* a page for each virtio device, or NULL */
 	/*
 	 * Slots from 0 on whose eventfds exist and are bound before there is a device: virtio_irq, and
 	 * those of their first queues, until the device takes them.
@@ -58,10 +58,7 @@ void machine_destroy(struct vm_machine *m);
  * The steps, in this order; in between the caller fills m->mem, and creates and sets up the vCPUs.
  * Each returns 0, or -errno with `e` filled.
  */
-/*
- * Files above m->mem, VM, memory slots over all of it and over m->window_count windows, interrupt
- * controllers. Of a warm one what is missing.
- */
+/* Files above m->mem, VM, memory slots over all of it, interrupt controllers. Of a warm one what is missing. */
 int machine_build_kvm(struct vm_machine *m, const struct machine_config *c, struct err *e);
 /* Serial line, without what is behind it, keyboard controller and the other small ones. */
 int machine_build_platform(struct vm_machine *m, const struct config *c, struct err *e);
@@ -73,8 +70,14 @@ int machine_build_devices(struct vm_machine *m, const struct config *c, struct e
  * guest once, and for milliseconds in the kernel while they are back in it.
  */
 int machine_log_dirty(struct vm_machine *m, bool on, struct err *e);
-/* How many virtio devices machine_build_devices() makes, if it can. */
-unsigned machine_devices(const struct config *c);
+/*
+ * Lets the guest read its devices' registers without an exit (virtio_mmio_map()), a while from now:
+ * one more memory slot takes milliseconds, which no start or restore is to wait for. The guest
+ * runs meanwhile. Failure is only logged.
+ */
+void machine_show_windows(struct vm_machine *m);
+/* Behind the end of the VM. */
+void machine_hide_windows(struct vm_machine *m);
 /* Eventfds of `slots` virtio slots that are not used yet. Behind the platform. */
 int machine_build_spare(struct vm_machine *m, unsigned slots, struct err *e);
 /* Threads, if there are none yet; every vCPU is parked until vcpu_set_resume(). */

@@ -108,8 +108,6 @@ static void touch_pages(struct vm_machine *m)
 
 	for (size_t i = 0; i < sizeof(stack); i += GMEM_PAGE)
 		stack[i] = 0;
-	for (unsigned i = 0; i < m->window_count; i++)
-		m->windows[i * VIRTIO_MMIO_PAGE] = 0;
 	for (unsigned i = 0; i < m->vcpus.count; i++)
 		for (size_t at = 0; at < m->vcpu[i].run_size; at += GMEM_PAGE)
 			(void)((volatile uint8_t *)m->vcpu[i].run)[at];
@@ -122,7 +120,6 @@ static int build(struct vm_machine *m, const struct shell_config *s, struct err 
 	int n = hotplug_layout(c, ram, e);
 	int r = n < 0 ? n : gmem_reserve(&m->mem, ram, (unsigned)n, e);
 
-	m->window_count = s->devices;
 	if (r == 0)
 		r = machine_build_kvm(m, &c->machine, e);
 	if (r == 0)

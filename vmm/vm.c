@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "virtio/block.h"
 #include "vmm/acpi.h"
@@ -34,22 +33,6 @@ static int build_memory(struct vm_machine *m, const struct machine_config *c, st
 			 c->huge_pages == HUGE_PAGES_TRANSPARENT, e);
 }
 
-/* Untouched until there is a device: then a page of memory for each. */
-static int build_windows(struct vm_machine *m, struct err *e)
-{
-	size_t len = (size_t)m->window_count * VIRTIO_MMIO_PAGE;
-	void *p;
-
-	_Static_assert(VIRTIO_MMIO_PAGE == LAYOUT_VIRTIO_SIZE, "a page is a window");
-	if (!len)
-		return 0;
-	p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (p == MAP_FAILED)
-		return err_sys(e, "map the windows of the devices");
-	m->windows = p;
-	return kvm_set_windows(&m->kvm, p, len, e);
-}
-
 /*
  * Memory first, then the irqchip: see kvm.h. Of a warm machine the slots are there; one more, or its
  * log, takes the milliseconds that are told of there.
@@ -68,8 +51,6 @@ int machine_build_kvm(struct vm_machine *m, const struct machine_config *c, stru
 		r = gmem_track(&m->mem, e);
 	if (r == 0)
 		r = kvm_set_memory(&m->kvm, &m->mem, m->log_dirty, e);
-	if (r == 0 && !m->warm)
-		r = build_windows(m, e);
 	if (r == 0 && !m->warm)
 		r = kvm_create_irqchip(&m->kvm, c->pit, e);
 	return r;
@@ -254,6 +235,7 @@ int machine_park(struct vm_machine *m, struct err *e)
 
 	m->ended = (struct loop_source){.fd = m->vcpus.end_fd, .ready = on_ended, .arg = m};
 	r = loop_add(m->vm->loop, &m->ended, EPOLLIN, e);
+	machine_show_windows(m);
 	return r == 0 && !m->warm ? vcpu_set_start(&m->vcpus, m->vm->seccomp, e) : r;
 }
 
@@ -301,8 +283,7 @@ void machine_destroy(struct vm_machine *m)
 	bus_finish(&m->mmio);
 	kvm_close(&m->kvm);
 	gmem_finish(&m->mem);
-	if (m->windows)
-		munmap(m->windows, (size_t)m->window_count * VIRTIO_MMIO_PAGE);
+	machine_hide_windows(m);
 	free(m);
 }
 
@@ -329,7 +310,6 @@ static int build(struct vm_machine *m, const struct config *c, struct vm_times *
 		r = boot_fit(&plan, c->boot.initrd_fd, MIB(c->machine.mem_size_mib), e);
 	if (r < 0)
 		return err_wrap(e, "kernel_image_path '%s'", c->boot.kernel_image_path);
-	m->window_count = machine_devices(c);
 	r = build_memory(m, &c->machine, e);
 	t->memory_us = lap(&last);
 	if (r == 0)

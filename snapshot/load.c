@@ -29,6 +29,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "snapshot/load.h"
 #include "snapshot/output.h"
@@ -195,14 +196,21 @@ static int open_memory(struct load *l, struct err *e)
 {
 	const struct state_meta *meta = &l->state.meta;
 	cleanup_fd int fd = output_open_memory(l->p->backend_path, meta->mem_inode, e);
+	struct stat st;
 	int r;
 
 	if (fd < 0)
 		return fd;
+	if (fstat(fd, &st) < 0)
+		return err_sys(e, "fstat");
 	r = memory_check_probes(fd, meta->probe, meta->probes);
-	if (r == 0)
+	if ((uint64_t)st.st_size != meta->mem_size)
+		err_set(e, EINVAL, "it has %lld bytes, and the guest's memory %llu",
+			(long long)st.st_size, (unsigned long long)meta->mem_size);
+	else if (r < 0)
+		explain_probes(l, r, e);
+	else
 		return TAKE_FD(fd);
-	explain_probes(l, r, e);
 	return err_wrap(e, "memory file '%s'", l->p->backend_path);
 }
 

@@ -9,7 +9,6 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "snapshot/pageset.h"
@@ -174,14 +173,8 @@ static int start_thread(struct pager *p, struct err *e)
 
 static int start(struct pager *p, const struct gmem *m, struct err *e)
 {
-	struct stat st;
 	int r;
 
-	if (fstat(p->file, &st) < 0)
-		return err_sys(e, "fstat");
-	if ((uint64_t)st.st_size != p->size)
-		return err_set(e, EINVAL, "it has %lld bytes, guest memory has %llu",
-			       (long long)st.st_size, (unsigned long long)p->size);
 	p->buf =
 		mmap(NULL, 2 * p->unit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (p->buf == MAP_FAILED) {

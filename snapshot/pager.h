@@ -15,7 +15,7 @@
 struct pager;
 
 /*
- * Serves all of `m`, which is new (GMEM_ANON or GMEM_HUGETLB_2M), from `file`: exactly as long, and left as it is
+ * Serves all of `m`, which is new (GMEM_ANON or GMEM_HUGETLB_2M), from `file`: as long, and left as it is
  * meanwhile; taken, also on failure. If it cannot be read, the process ends like one whose mapped file is cut short.
  * The thread puts itself under the filter for vCPUs. Main thread. NULL with `e` filled.
  */

@@ -111,10 +111,3 @@ Test(pager, only_what_is_touched_is_brought)
 	cr_expect_leq(there, 16);
 	cr_expect_geq(there, 1);
 }
-
-Test(pager, a_file_that_is_not_as_long_is_refused)
-{
-	cr_assert_eq(ftruncate(file, SIZE - GMEM_PAGE), 0);
-	cr_expect_null(pager_create(&mem, file, NULL, &e));
-	cr_expect(strstr(e.msg, "guest memory has 4194304"), "%s", e.msg);
-}

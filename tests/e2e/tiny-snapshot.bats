@@ -726,7 +726,7 @@ pager() {
 	ends_with 0
 	truncate -s 32M "$SNAP/s.mem"
 	vm_api
-	refused PUT /snapshot/load "$(load_request s '.mem_backend.backend_type = "Pager"')" "guest memory has 67108864"
+	refused PUT /snapshot/load "$(load_request s '.mem_backend.backend_type = "Pager"')" "guest's memory 67108864"
 	ends_with 1
 }
 

@@ -168,10 +168,11 @@ $(B)/spore-snapshot: $(B)/obj/tools/spore-snapshot.o $(B)/obj/tools/snapshot-pac
 	@$(CC) $(HARDEN_L) $^ $(LIBS) -lzstd -o $@.debug
 	@strip --strip-all $@.debug -o $@
 
-# Not static: a person's tool, and curl brings a dozen libraries.
+# Not static: a person's tool, and libcurl, which it loads when it makes a request, brings two dozen
+# libraries.
 $(B)/sporectl: $(SRC_CTL:%.c=$(B)/obj/%.o)
 	@echo "  LD $@"
-	@$(CC) -pie $(filter-out -static-pie,$(HARDEN_L)) $^ -lcurl -ljansson $(HTTP_LIB) -o $@.debug
+	@$(CC) -pie $(filter-out -static-pie,$(HARDEN_L)) $^ -ljansson $(HTTP_LIB) -o $@.debug
 	@strip --strip-all $@.debug -o $@
 
 # For guests: small, and without libraries, so that it runs in any.

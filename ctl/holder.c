@@ -271,13 +271,16 @@ static bool turn(struct holder *h, int pidfd, int ms)
 	return !(p[3].revents & POLLIN);
 }
 
-/* The last line that spore has written to its standard error. */
+/* The last line that spore has written to its standard error, but for what to type next. */
 static void read_reason(const struct vms_vm *vm, char *buf, size_t size)
 {
 	char *line;
 
 	if (!vms_read(vm, "stderr", buf, size))
 		buf[0] = '\0';
+	line = strstr(buf, "\n  try: ");
+	if (line)
+		*line = '\0';
 	line = strrchr(buf, '\n');
 	if (line)
 		memmove(buf, line + 1, strlen(line));

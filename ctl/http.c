@@ -2,6 +2,7 @@
 #include "ctl/http.h"
 
 #include <curl/curl.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,6 +10,56 @@
 
 /* An answer that is longer than any of spore's is not kept. */
 #define ANSWER_MAX MIB(64)
+
+/*
+ * libcurl brings two dozen libraries, and their loading takes longer than all the rest of sporectl: it
+ * is loaded by those who make a request. exec and cp, which talk to the agent, make none.
+ */
+#define CURL_FUNCTIONS(X)      \
+	X(easy_init)           \
+	X(easy_setopt)         \
+	X(easy_getinfo)        \
+	X(easy_strerror)       \
+	X(easy_cleanup)        \
+	X(slist_append)        \
+	X(slist_free_all)      \
+	X(multi_init)          \
+	X(multi_add_handle)    \
+	X(multi_perform)       \
+	X(multi_poll)          \
+	X(multi_info_read)     \
+	X(multi_remove_handle) \
+	X(multi_cleanup)
+
+static struct {
+#define MEMBER(name) __typeof__(curl_##name) *name;
+	CURL_FUNCTIONS(MEMBER)
+} curl;
+
+static int no_curl(struct ctl *c, struct err *e)
+{
+	const char *why = dlerror();
+
+	ctl_hint(c, "sudo apt-get install libcurl4");
+	return err_set(e, ENOENT, "libcurl: %s", why ? why : "a function is missing");
+}
+
+int http_load(struct ctl *c, struct err *e)
+{
+	void *lib;
+
+	if (curl.multi_cleanup)
+		return 0;
+	lib = dlopen("libcurl.so.4", RTLD_NOW);
+	if (!lib)
+		return no_curl(c, e);
+#define LOAD(name)                                                \
+	*(void **)(void *)&curl.name = dlsym(lib, "curl_" #name); \
+	if (!curl.name)                                           \
+		return no_curl(c, e);
+	CURL_FUNCTIONS(LOAD)
+	return 0;
+}
 
 struct transfer {
 	const struct http_call *call;
@@ -22,7 +73,7 @@ static bool is_ok(struct transfer *t)
 {
 	long status = 0;
 
-	curl_easy_getinfo(t->curl, CURLINFO_RESPONSE_CODE, &status);
+	curl.easy_getinfo(t->curl, CURLINFO_RESPONSE_CODE, &status);
 	return status / 100 == 2;
 }
 
@@ -63,21 +114,21 @@ static size_t on_data(char *data, size_t one, size_t len, void *arg)
 static struct curl_slist *prepare(struct transfer *t, const char *url, const char *body)
 {
 	const struct http_call *call = t->call;
-	struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
+	struct curl_slist *headers = curl.slist_append(NULL, "Content-Type: application/json");
 	long limit = call->seconds ? call->seconds : HTTP_QUICK;
 
-	curl_easy_setopt(t->curl, CURLOPT_UNIX_SOCKET_PATH, call->socket);
-	curl_easy_setopt(t->curl, CURLOPT_URL, url);
-	curl_easy_setopt(t->curl, CURLOPT_CUSTOMREQUEST, call->method);
-	curl_easy_setopt(t->curl, CURLOPT_NOSIGNAL, 1L);
-	curl_easy_setopt(t->curl, CURLOPT_PROXY, "");
-	curl_easy_setopt(t->curl, CURLOPT_WRITEFUNCTION, on_data);
-	curl_easy_setopt(t->curl, CURLOPT_WRITEDATA, t);
+	curl.easy_setopt(t->curl, CURLOPT_UNIX_SOCKET_PATH, call->socket);
+	curl.easy_setopt(t->curl, CURLOPT_URL, url);
+	curl.easy_setopt(t->curl, CURLOPT_CUSTOMREQUEST, call->method);
+	curl.easy_setopt(t->curl, CURLOPT_NOSIGNAL, 1L);
+	curl.easy_setopt(t->curl, CURLOPT_PROXY, "");
+	curl.easy_setopt(t->curl, CURLOPT_WRITEFUNCTION, on_data);
+	curl.easy_setopt(t->curl, CURLOPT_WRITEDATA, t);
 	if (!call->line)
-		curl_easy_setopt(t->curl, CURLOPT_TIMEOUT, limit);
+		curl.easy_setopt(t->curl, CURLOPT_TIMEOUT, limit);
 	if (body) {
-		curl_easy_setopt(t->curl, CURLOPT_HTTPHEADER, headers);
-		curl_easy_setopt(t->curl, CURLOPT_POSTFIELDS, body);
+		curl.easy_setopt(t->curl, CURLOPT_HTTPHEADER, headers);
+		curl.easy_setopt(t->curl, CURLOPT_POSTFIELDS, body);
 	}
 	return headers;
 }
@@ -88,7 +139,7 @@ static int unreachable(struct ctl *c, const struct transfer *t, CURLcode code, s
 	const char *socket = t->call->socket;
 	long os_error = 0;
 
-	curl_easy_getinfo(t->curl, CURLINFO_OS_ERRNO, &os_error);
+	curl.easy_getinfo(t->curl, CURLINFO_OS_ERRNO, &os_error);
 	ctl_hint(c, "sporectl ps");
 	if (code == CURLE_COULDNT_CONNECT && access(socket, F_OK) < 0)
 		return err_set(e, ENOENT, "socket '%s' is gone: has the microVM ended?", socket);
@@ -100,7 +151,7 @@ static int unreachable(struct ctl *c, const struct transfer *t, CURLcode code, s
 		return err_set(e, ETIMEDOUT, "socket '%s': no answer to %s %s in time", socket,
 			       t->call->method, t->call->path);
 	return err_set(e, ECONNRESET, "socket '%s': %s %s: %s", socket, t->call->method,
-		       t->call->path, curl_easy_strerror(code));
+		       t->call->path, curl.easy_strerror(code));
 }
 
 static int judge(struct transfer *t, struct http_answer *answer, struct err *e)
@@ -109,7 +160,7 @@ static int judge(struct transfer *t, struct http_answer *answer, struct err *e)
 	json_t *body = t->text ? json_loads(t->text, JSON_DECODE_ANY, NULL) : NULL;
 	const char *fault = json_string_value(json_object_get(body, "fault_message"));
 
-	curl_easy_getinfo(t->curl, CURLINFO_RESPONSE_CODE, &status);
+	curl.easy_getinfo(t->curl, CURLINFO_RESPONSE_CODE, &status);
 	if (status / 100 != 2) {
 		err_set(e, EBADMSG, "%s", fault ? fault : "the answer is not one of spore's");
 		json_decref(body);
@@ -126,34 +177,34 @@ static int judge(struct transfer *t, struct http_answer *answer, struct err *e)
 /* By the multi interface: the easy one looks up once a second only. */
 static CURLcode perform(struct transfer *t)
 {
-	CURLM *multi = curl_multi_init();
+	CURLM *multi = curl.multi_init();
 	CURLcode code = CURLE_FAILED_INIT;
 	int running = 1, left;
 	CURLMsg *m;
 
 	if (!multi)
 		return code;
-	curl_multi_add_handle(multi, t->curl);
+	curl.multi_add_handle(multi, t->curl);
 	while (running) {
-		if (curl_multi_perform(multi, &running) != CURLM_OK)
+		if (curl.multi_perform(multi, &running) != CURLM_OK)
 			break;
 		if (running)
-			curl_multi_poll(multi, NULL, 0, 100, NULL);
+			curl.multi_poll(multi, NULL, 0, 100, NULL);
 		if (running && t->call->tick && t->call->tick(t->call->arg))
 			break;
 	}
-	while ((m = curl_multi_info_read(multi, &left)))
+	while ((m = curl.multi_info_read(multi, &left)))
 		if (m->msg == CURLMSG_DONE)
 			code = m->data.result;
-	curl_multi_remove_handle(multi, t->curl);
-	curl_multi_cleanup(multi);
+	curl.multi_remove_handle(multi, t->curl);
+	curl.multi_cleanup(multi);
 	return code;
 }
 
 int http_call(struct ctl *c, const struct http_call *call, struct http_answer *answer,
 	      struct err *e)
 {
-	struct transfer t = {.call = call, .curl = curl_easy_init()};
+	struct transfer t = {.call = call};
 	cleanup_free char *body = call->body ? json_dumps(call->body, JSON_COMPACT) : NULL;
 	struct curl_slist *headers;
 	CURLcode code;
@@ -162,6 +213,9 @@ int http_call(struct ctl *c, const struct http_call *call, struct http_answer *a
 
 	if (answer)
 		*answer = (struct http_answer){0};
+	if (http_load(c, e) < 0)
+		return -e->code;
+	t.curl = curl.easy_init();
 	if (!t.curl || (call->body && !body))
 		return err_set(e, ENOMEM, "out of memory");
 	snprintf(url, sizeof(url), "http://localhost%s", call->path);
@@ -171,8 +225,8 @@ int http_call(struct ctl *c, const struct http_call *call, struct http_answer *a
 		r = judge(&t, answer, e);
 	else
 		r = unreachable(c, &t, code, e);
-	curl_slist_free_all(headers);
-	curl_easy_cleanup(t.curl);
+	curl.slist_free_all(headers);
+	curl.easy_cleanup(t.curl);
 	free(t.text);
 	return r;
 }

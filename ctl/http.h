@@ -37,6 +37,9 @@ int http_call(struct ctl *c, const struct http_call *call, struct http_answer *a
 	      struct err *e);
 void http_answer_finish(struct http_answer *answer);
 
+/* Loads libcurl, which the first request does otherwise: for who has no time left when it comes to that. */
+int http_load(struct ctl *c, struct err *e);
+
 /* The most frequent forms; http_put takes `body`. */
 int http_ask(struct ctl *c, const char *socket, const char *path, json_t **body, struct err *e);
 int http_send(struct ctl *c, const char *socket, const char *method, const char *path, json_t *body,

@@ -153,6 +153,8 @@ int launch_start(struct ctl *c, struct launch *l, const json_t *config, bool rem
 	vms_path(&l->vm, "spore.log", log);
 	vms_path(&l->vm, CONFIG, file);
 	if (r == 0)
+		r = http_load(c, e); /* the guest may end soon */
+	if (r == 0)
 		r = start_holder(l, command, &h, e);
 	if (r == 0 && config)
 		r = wait_until_started(c, l, e);

@@ -202,7 +202,7 @@ $(B)/attack/spore: $(ATTACKED:%.c=$(B)/attack/%.o) $(B)/attack/tests/attack/atta
 	@$(call MUSL_L,$^) -o $@
 
 UNIT_SRC := $(SRC_TEST) jailer/filters.c jailer/args.c jailer/tree.c
-UNIT_SRC += $(SRC_PROTO) ctl/session.c
+UNIT_SRC += $(SRC_PROTO) $(filter-out ctl/main.c,$(wildcard ctl/*.c))
 
 $(B)/unit: $(UNIT_SRC:%.c=$(B)/obj/%.o) $(LIB_OBJ)
 	@echo "  LD $@"

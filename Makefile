@@ -284,7 +284,7 @@ $(B)/bench/%: $(B)/obj/tests/bench/%.o
 	@$(CC) $(HARDEN_L) $^ -o $@
 
 .PHONY: bench demo
-bench: $(B)/spore $(B)/spore-jailer $(B)/sporectl $(SRC_BENCH:tests/bench/%.c=$(B)/bench/%) $(GUESTS)
+bench: $(B)/spore $(B)/spore-jailer $(B)/sporectl $(B)/spore-agent $(SRC_BENCH:tests/bench/%.c=$(B)/bench/%) $(GUESTS)
 	tests/bench/run
 
 demo: $(B)/spore

@@ -68,6 +68,21 @@ setup() {
 	[ "$output" = whole ]
 }
 
+@test "the report of make bench: a picture of what was measured, nothing of what was not" {
+	printf '%s\n' who,round,figure,ns spore,0,clone,2000000 spore,1,clone,3000000 spore,2,clone,2500000 \
+		'"<b>",0,clone,9000000' '"<b>",1,clone,9500000' '"<b>",2,clone,9100000' spore,0,pss,204800 >"$D/clone.csv"
+	printf '%s\n' who,round,figure,ns spore,0,memory,20000 spore,0,kvm,400000 spore,0,run,90000 >"$D/start.csv"
+	printf '%s\n' who,round,figure,ns spore,0,accept,not-a-number >"$D/ready.csv"
+	tests/bench/report.py "$D" | grep -qx "$D/report.html"
+	[ "$(grep -o '<svg' "$D/report.html" | wc -l)" = 3 ]
+	for words in 'p50 2.5 ms' '<title>kvm: 400 us</title>' '>200<' '&lt;b&gt;: p50 9.1 ms' \
+		'Start-up</h2><p class="note">Not measured'; do
+		grep -qF -- "$words" "$D/report.html" || { echo "no '$words'"; return 1; }
+	done
+	run grep -c '<b>' "$D/report.html"
+	[ "$output" = 0 ]
+}
+
 # play SCRIPT: runs it as root with /run, /tmp and a network of its own, in a directory where `vmlinux` is a
 # guest that waits, and root.ext4 and data.ext4 are disks. In it, `began` waits for spore's socket, and
 # `asks` defines what the examples call api and starts a spore with this kernel.

@@ -147,6 +147,19 @@ int agentio_done(int fd, struct frame_in *in, struct err *e)
 					 : "the guest's agent breaks the protocol");
 }
 
+int agentio_shutdown(struct ctl *c, const char *name, struct err *e)
+{
+	static struct frame_in in;
+	const struct timeval limit = {.tv_sec = 1};
+	cleanup_fd int fd = agentio_open(c, name, 0, &in, e);
+
+	if (fd < 0)
+		return fd;
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	(void)frame_write(fd, AGENT_SHUTDOWN, NULL, 0);
+	return agentio_done(fd, &in, e);
+}
+
 int agentio_identify(struct ctl *c, const char *name, const char *host, uint64_t seconds,
 		     struct err *e)
 {

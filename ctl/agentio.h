@@ -32,6 +32,9 @@ int agentio_open(struct ctl *c, const char *name, uint64_t seconds, struct frame
 /* Waits for DONE. 0, or -errno: an ERROR, or something else than DONE, or the end. */
 int agentio_done(int fd, struct frame_in *in, struct err *e);
 
+/* Asks process 1 of the guest to end, without waiting for an agent that is not there yet. 0 or -errno. */
+int agentio_shutdown(struct ctl *c, const char *name, struct err *e);
+
 /*
  * After a restore: makes a clone somebody else. `host` may be NULL: it stays; fresh entropy of the
  * host's goes into the guest's pool, its clock is set to the host's. 0 or -errno.

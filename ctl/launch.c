@@ -183,12 +183,15 @@ static void explain_end(struct ctl *c, const struct launch *l, const struct cons
 	ctl_fail(c, &e);
 }
 
-int launch_attend(struct ctl *c, const struct launch *l)
+int launch_attend(struct ctl *c, const struct launch *l, struct console_end *out)
 {
 	struct console_end end;
 	struct err e;
+	int r = console_attach(c, &l->vm, true, &end, &e);
 
-	if (console_attach(c, &l->vm, true, &end, &e) < 0)
+	if (out)
+		*out = end;
+	if (r < 0)
 		return ctl_fail(c, &e);
 	if (end.how == CONSOLE_DETACHED)
 		ctl_note(

@@ -27,5 +27,8 @@ int launch_start(struct ctl *c, struct launch *l, const json_t *config, bool rem
 /* Kills it if it runs, and removes the directory. */
 void launch_cancel(struct launch *l);
 
-/* What run, restore and clone have in common behind the start: attaches, and says how it ended. Returns the exit code. */
-int launch_attend(struct ctl *c, const struct launch *l);
+/*
+ * What run, restore and clone have in common behind the start: attaches, and says how it ended. Returns the exit
+ * code. `end` may be NULL.
+ */
+int launch_attend(struct ctl *c, const struct launch *l, struct console_end *end);

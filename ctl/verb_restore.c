@@ -151,7 +151,7 @@ int verb_restore(struct ctl *c, int argc, char **argv)
 	if (r < 0)
 		return ctl_fail(c, &e);
 	if (!a.detach)
-		return launch_attend(c, &l);
+		return launch_attend(c, &l, NULL);
 	if (c->json)
 		return ctl_print_json(c, stat_one(c, &l.vm));
 	puts(l.vm.name);

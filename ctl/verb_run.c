@@ -6,16 +6,22 @@
 #include <unistd.h>
 
 #include "ctl/launch.h"
+#include "ctl/outcome.h"
 #include "ctl/stat.h"
 #include "ctl/verbs.h"
 
-#define BOOT_ARGS "console=ttyS0 reboot=k panic=-1 quiet"
+#define BOOT_ARGS   "console=ttyS0 reboot=k panic=-1 quiet"
+/* Of 2048 bytes that a kernel takes; devices are told there too. */
+#define COMMAND_MAX 1400
+#define RUN_FAILED  125 /* sporectl, not the command: as exec does */
 
 struct args {
 	const char *name, *config, *kernel, *initrd, *rootfs, *overlay, *cmdline, *append, *vsock;
 	struct ctl_list drives, taps;
 	uint64_t cpus, memory, cid;
 	bool read_only, no_vsock, track_dirty, detach, rm;
+	int command_count;
+	char **command; /* NULL: none */
 };
 
 #define AT(member) offsetof(struct args, member)
@@ -28,7 +34,9 @@ static const struct ctl_option options[] = {
 	 "image of the root file system [default/rootfs in the cache]"},
 	{"read-only", 0, CTL_FLAG, AT(read_only), NULL, "the root file system cannot be written"},
 	{"overlay", 'o', CTL_TEXT, AT(overlay), "PATH",
-	 "what is written to the root goes to this file; the image may be shared"},
+	 "what is written to the root goes to this file; the image may be shared [an image of the "
+	 "cache: "
+	 "to one that is kept with the microVM]"},
 	{"drive", 0, CTL_LIST, AT(drives), "PATH", "another disk; with ':ro' behind it read-only"},
 	{"cpus", 'c', CTL_NUMBER, AT(cpus), "N", "processors [1]"},
 	{"memory", 'm', CTL_SIZE, AT(memory), "SIZE", "memory, as 512M or 2G [256M]"},
@@ -49,15 +57,21 @@ static const struct ctl_option options[] = {
 };
 
 static const struct ctl_usage usage = {
-	.arguments = "",
+	.arguments = "[-- COMMAND [ARGUMENT...]]",
 	.options = options,
-	.examples = "sporectl run --kernel vmlinux --rootfs root.ext4\n"
-		    "sporectl run -k vmlinux -i initrd.cpio -m 512M -c 2 --rm\n"
-		    "sporectl run --name web --detach -k vmlinux -r root.ext4 --tap tap0\n"
-		    "# many from one image: each writes to a file of its own\n"
-		    "sporectl run -d -k vmlinux -r root.ext4 --overlay web1.overlay\n"
-		    "# Ctrl-] detaches; to attach again:\n"
-		    "sporectl console web\n",
+	.max = CTL_MANY,
+	.no_more_options = true,
+	.examples =
+		"sporectl run --kernel vmlinux --rootfs root.ext4\n"
+		"sporectl run -k vmlinux -i initrd.cpio -m 512M -c 2 --rm\n"
+		"sporectl run --name web --detach -k vmlinux -r root.ext4 --tap tap0\n"
+		"# many from one image: each writes to a file of its own\n"
+		"sporectl run -d -k vmlinux -r root.ext4 --overlay web1.overlay\n"
+		"# a command: the image's agent runs it, and its exit code is that of sporectl\n"
+		"sporectl run --rm -k vmlinux -r root.ext4 -- uname -a\n"
+		"sporectl run --rm -- 'cd /srv && make test'\n"
+		"# Ctrl-] detaches; to attach again:\n"
+		"sporectl console web\n",
 };
 
 /* The member of `root`, made when it is not there. Borrowed. */
@@ -96,6 +110,24 @@ static const char *or_default(const char *asked, const char *file, char buf[PATH
 	return buf;
 }
 
+/* Ours are behind those of a config file and before the user's: the last one of a kind counts. */
+static int add_words(const struct args *a, json_t *boot, const char *line, struct err *e)
+{
+	char command[COMMAND_MAX] = "";
+	const char *append = a->append ? a->append : "";
+	int r = a->command ? outcome_words(a->command_count, a->command, command, COMMAND_MAX, e)
+			   : 0;
+
+	if (r < 0)
+		return r;
+	json_object_set_new(
+		boot, "boot_args",
+		json_sprintf("%s%s%s%s%s%s", line, *command ? " loglevel=0 " : "", command,
+			     *command && !isatty(STDOUT_FILENO) ? " spore.tty=plain" : "",
+			     *append ? " " : "", append));
+	return 0;
+}
+
 static int add_boot(struct ctl *c, const struct args *a, json_t *root, struct err *e)
 {
 	char kernel_path[PATH_MAX], initrd_path[PATH_MAX];
@@ -113,16 +145,34 @@ static int add_boot(struct ctl *c, const struct args *a, json_t *root, struct er
 		set_path(boot, "initrd_path", initrd);
 	if (a->cmdline || !line)
 		line = a->cmdline ? a->cmdline : BOOT_ARGS;
-	json_object_set_new(
-		boot, "boot_args",
-		json_sprintf("%s%s%s", line, a->append ? " " : "", a->append ? a->append : ""));
 	if (json_object_get(boot, "kernel_image_path"))
-		return 0;
-	ctl_hint(c, "sporectl run --kernel PATH; make demo builds one in build/guest");
+		return add_words(a, boot, line, e);
+	ctl_hint(c, "sporectl kernel get; or: sporectl run --kernel PATH");
 	return err_set(e, ENOENT, "no kernel: none was named, and none is in the cache");
 }
 
-static void add_drives(const struct args *a, json_t *root)
+/*
+ * An image in the cache is not written: what the guest writes goes with its microVM. An image of another kind than
+ * ext4 cannot be written at all.
+ */
+static void spare_cache(const struct vms_vm *vm, json_t *drive)
+{
+	const char *path = json_string_value(json_object_get(drive, "path_on_host")), *dot;
+	char images[PATH_MAX], real[PATH_MAX], overlay[VMS_PATH_MAX];
+
+	if (ctl_cache_path("images/", images, sizeof(images), NULL) < 0 ||
+	    !realpath(images, real) || strncmp(path, real, strlen(real)) != 0)
+		return;
+	dot = strrchr(path, '.');
+	if (dot && strcmp(dot, ".ext4") != 0)
+		json_object_set_new(drive, "is_read_only", json_true());
+	if (json_is_true(json_object_get(drive, "is_read_only")))
+		return;
+	vms_path(vm, "root.overlay", overlay);
+	json_object_set_new(drive, "overlay", json_string(overlay));
+}
+
+static void add_drives(const struct args *a, const struct vms_vm *vm, json_t *root)
 {
 	char path[PATH_MAX];
 	bool own = a->config || a->kernel; /* an image of ours does not fit to any kernel */
@@ -137,6 +187,8 @@ static void add_drives(const struct args *a, json_t *root)
 		set_path(drive, "path_on_host", rootfs);
 		if (a->overlay)
 			set_path(drive, "overlay", a->overlay);
+		else
+			spare_cache(vm, drive);
 		json_array_append_new(drives, drive);
 	}
 	for (unsigned i = 0; i < a->drives.count; i++) {
@@ -203,7 +255,23 @@ static json_t *read_base(struct ctl *c, const struct args *a, struct err *e)
 	return NULL;
 }
 
-static int start(struct ctl *c, const struct args *a, struct launch *l, struct err *e)
+/* Whoever waits for a command has to hear how it ended. */
+static int listen_for_end(struct ctl *c, const struct args *a, json_t *root, struct outcome *o,
+			  struct err *e)
+{
+	json_t *vsock = json_object_get(root, "vsock");
+	const char *path = json_string_value(json_object_get(vsock, "uds_path"));
+
+	if (!a->command || a->detach)
+		return 0;
+	if (path)
+		return outcome_begin(o, path, e);
+	ctl_hint(c, "sporectl run without --no-vsock");
+	return err_set(e, EINVAL, "a command's exit code comes through the vsock device");
+}
+
+static int start(struct ctl *c, const struct args *a, struct launch *l, struct outcome *o,
+		 struct err *e)
 {
 	json_t *root = read_base(c, a, e);
 	int r = root ? add_boot(c, a, root, e) : -e->code;
@@ -211,27 +279,66 @@ static int start(struct ctl *c, const struct args *a, struct launch *l, struct e
 	if (r == 0)
 		r = launch_prepare(c, a->name, l, e);
 	if (r == 0) {
-		add_drives(a, root);
+		add_drives(a, &l->vm, root);
 		add_machine(a, root);
 		add_devices(a, &l->vm, root);
+		r = listen_for_end(c, a, root, o, e);
+		if (r < 0)
+			launch_cancel(l);
+	}
+	if (r == 0) {
 		r = launch_start(c, l, root, a->rm, e);
+		if (r < 0 && o->listener >= 0)
+			outcome_end(o);
 	}
 	json_decref(root);
 	return r;
 }
 
+/* The command's exit code, if it has one. */
+static int attend(struct ctl *c, const struct args *a, const struct launch *l, struct outcome *o)
+{
+	struct console_end end;
+	struct err e;
+	int status;
+
+	if (o->listener < 0)
+		return launch_attend(c, l, NULL);
+	status = launch_attend(c, l, &end);
+	if (end.how == CONSOLE_DETACHED)
+		return status; /* the thread goes with us */
+	status = outcome_end(o);
+	if (status >= 0)
+		return status;
+	if (end.status == 0 || end.status == 3) {
+		ctl_hint(c,
+			 a->rm ? "the same without --rm, then: sporectl logs NAME"
+			       : "sporectl logs %s; has the image an agent? sporectl image build "
+				 "gives it one",
+			 l->vm.name);
+		err_set(&e, ECHILD, "the guest ended without a word of the command");
+		ctl_fail(c, &e);
+	}
+	return RUN_FAILED;
+}
+
 int verb_run(struct ctl *c, int argc, char **argv)
 {
+	struct outcome outcome = {.listener = -1};
 	struct args args = {0};
 	struct launch l;
 	struct err e;
 
 	if (!ctl_parse(c, &usage, &argc, &argv, &args))
 		return c->exit_code;
-	if (start(c, &args, &l, &e) < 0)
-		return ctl_fail(c, &e);
+	args.command = argc ? argv : NULL;
+	args.command_count = argc;
+	if (start(c, &args, &l, &outcome, &e) < 0) {
+		ctl_fail(c, &e);
+		return args.command ? RUN_FAILED : CTL_FAILED;
+	}
 	if (!args.detach)
-		return launch_attend(c, &l);
+		return attend(c, &args, &l, &outcome);
 	if (c->json)
 		return ctl_print_json(c, stat_one(c, &l.vm));
 	puts(l.vm.name);

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "ctl/agentio.h"
 #include "ctl/console.h"
 #include "ctl/http.h"
 #include "ctl/table.h"
@@ -45,7 +46,7 @@ static bool ask(struct ctl *c, const struct target *t)
 	char socket[VMS_PATH_MAX];
 	struct err e;
 	json_t *instance, *body = json_pack("{s:s}", "action_type", "SendCtrlAltDel");
-	bool runs;
+	bool runs, asked;
 
 	vms_path(&t->vm, "api.sock", socket);
 	runs = http_ask(c, socket, "/", &instance, &e) == 0 &&
@@ -55,7 +56,9 @@ static bool ask(struct ctl *c, const struct target *t)
 		json_decref(body);
 		return false;
 	}
-	return http_send(c, socket, "PUT", "/actions", body, &e) == 0;
+	/* The keys reach kernels that have a keyboard; where there is an agent, that is certain. */
+	asked = http_send(c, socket, "PUT", "/actions", body, &e) == 0;
+	return agentio_shutdown(c, t->vm.name, &e) == 0 || asked;
 }
 
 static void wait_for_all(struct target *t, size_t count, int ms)

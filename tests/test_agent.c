@@ -122,6 +122,7 @@ Test(agent, lengths_are_judged_before_the_bytes)
 		{AGENT_PING, 1},
 		{AGENT_GET, 2},
 		{AGENT_IDENTITY, 9},
+		{AGENT_SHUTDOWN, 0},
 		{AGENT_SIGNAL, 4},
 	};
 	struct frame f;

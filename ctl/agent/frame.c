@@ -25,6 +25,7 @@ static const struct rule {
 	{AGENT_PUT, true, false, 2, 2 * AGENT_PATH_MAX},
 	{AGENT_GET, true, false, 1, AGENT_PATH_MAX},
 	{AGENT_IDENTITY, true, false, 9, 1024},
+	{AGENT_SHUTDOWN, true, false, 0, 0},
 	{AGENT_PONG, false, true, 0, 64},
 	{AGENT_STARTED, false, true, 4, 4},
 	{AGENT_STDOUT, false, true, 1, AGENT_FRAME_MAX},

@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -28,7 +29,7 @@
 
 static char cmdline[4096];
 
-static const char *run, *end, *real_init, *root, *root_type, *root_init, *read_only;
+static const char *run, *end, *tty, *real_init, *root, *root_type, *root_init, *read_only;
 
 static const struct word {
 	const char *name;
@@ -36,7 +37,7 @@ static const struct word {
 } words[] = {
 	{"spore.run", &run}, {"spore.end", &end},	 {"spore.init", &real_init},
 	{"root", &root},     {"rootfstype", &root_type}, {"init", &root_init},
-	{"ro", &read_only},
+	{"ro", &read_only},  {"spore.tty", &tty},
 };
 
 static void complain(const char *what, const char *name)
@@ -56,8 +57,9 @@ static void complain(const char *what, const char *name)
 static void mount_at(const char *type, const char *place, unsigned long flags, const char *data)
 {
 	mkdir(place, 0755);
-	/* EBUSY: it is mounted; ENODEV: this kernel has none. Both are well. */
-	if (mount(type, place, type, flags, data) < 0 && errno != EBUSY && errno != ENODEV)
+	/* EBUSY: it is mounted; ENODEV, ENOENT: this kernel has none. All are well. */
+	if (mount(type, place, type, flags, data) < 0 && errno != EBUSY && errno != ENODEV &&
+	    errno != ENOENT)
 		complain("cannot mount ", place);
 }
 
@@ -261,6 +263,18 @@ static void be_agent(void)
 	listen_vsock();
 }
 
+/* For a command whose output is not for a screen: its bytes are what it wrote. */
+static void plain_tty(void)
+{
+	struct termios t;
+
+	if (tcgetattr(0, &t) < 0)
+		return;
+	t.c_oflag &= ~(tcflag_t)OPOST;
+	t.c_lflag &= ~(tcflag_t)ECHO;
+	tcsetattr(0, TCSANOW, &t);
+}
+
 static void be_command(void)
 {
 	static char *const env[] = {
@@ -269,6 +283,8 @@ static void be_command(void)
 	char *argv[] = {(char *)"sh", run ? (char *)"-c" : NULL, (char *)(uintptr_t)run, NULL};
 
 	ioctl(0, TIOCSCTTY, 1);
+	if (tty && strcmp(tty, "plain") == 0)
+		plain_tty();
 	signal(SIGPIPE, SIG_DFL);
 	if (chdir("/root") < 0 && chdir("/") < 0)
 		return;

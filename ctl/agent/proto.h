@@ -37,6 +37,8 @@ enum agent_frame {
 	AGENT_IDENTITY =
 		0x17, /* u64 time (ns since 1970; 0: leave it), host name, bytes of entropy */
 
+	AGENT_SHUTDOWN = 0x18, /* as by Ctrl-Alt-Del */
+
 	/* From the agent. */
 	AGENT_PONG = 0x80,    /* the bytes of PING */
 	AGENT_STARTED = 0x81, /* u32 process number */

@@ -2,6 +2,7 @@
 /* One connection: greeting, then the one request it is for. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -115,6 +116,23 @@ static void serve_identity(int sock, const struct frame *f)
 		send_done(sock);
 }
 
+/* --- shutdown --- */
+
+/* What the kernel does on Ctrl-Alt-Del; many have no driver for a keyboard. Never to the init of a test's machine. */
+static void serve_shutdown(int sock)
+{
+	struct sockaddr_storage a;
+	socklen_t len = sizeof(a);
+
+	if (getsockname(sock, (struct sockaddr *)&a, &len) < 0 || a.ss_family != AF_VSOCK)
+		errno = EPERM;
+	else if (kill(1, SIGINT) == 0) {
+		send_done(sock);
+		return;
+	}
+	serve_error(sock, errno, "tell process 1");
+}
+
 /* --- */
 
 void serve(int sock)
@@ -143,6 +161,9 @@ void serve(int sock)
 			return;
 		case AGENT_IDENTITY:
 			serve_identity(sock, &f);
+			return;
+		case AGENT_SHUTDOWN:
+			serve_shutdown(sock);
 			return;
 		default:
 			return;

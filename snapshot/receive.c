@@ -13,6 +13,7 @@
 #include "snapshot/load.h"
 #include "snapshot/migrate.h"
 #include "snapshot/stream.h"
+#include "virtio/net.h"
 #include "virtio/vsock.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
@@ -158,6 +159,49 @@ static int on_zeroes(struct arrival *a)
 	return 0;
 }
 
+/* --- announcement --- */
+
+/* As often as QEMU does it, since any of them may be lost. */
+#define ANNOUNCE_ROUNDS 5u
+#define ANNOUNCE_NS	50000000ull
+#define ANNOUNCE_MORE	100000000ull
+
+/* Lives until the last one. */
+struct announcer {
+	struct vm *vm;
+	struct loop_timer timer;
+	unsigned rounds;
+};
+
+static void announce(struct loop_timer *t)
+{
+	struct announcer *a = t->arg;
+	struct virtio_device *d;
+
+	for (unsigned i = 0; (d = vm_nth_device(a->vm, VIRTIO_ID_NET, i)); i++) {
+		pthread_mutex_lock(d->env.lock);
+		net_announce(d);
+		pthread_mutex_unlock(d->env.lock);
+	}
+	if (++a->rounds == ANNOUNCE_ROUNDS)
+		free(a);
+	else
+		loop_timer_set(a->vm->loop, t, ANNOUNCE_NS + (a->rounds - 1) * ANNOUNCE_MORE);
+}
+
+static void announce_all(struct vm *vm)
+{
+	struct announcer *a = vm_nth_device(vm, VIRTIO_ID_NET, 0) ? calloc(1, sizeof(*a)) : NULL;
+
+	if (!a)
+		return;
+	a->vm = vm;
+	a->timer = (struct loop_timer){.expired = announce, .arg = a};
+	announce(&a->timer);
+}
+
+/* --- hand-over --- */
+
 static int on_state(struct arrival *a, struct err *e)
 {
 	int r;
@@ -175,6 +219,7 @@ static int on_commit(struct arrival *a, struct err *e)
 
 	load_let_go(TAKE(a->load), run);
 	loop_release(a->vm->loop);
+	announce_all(a->vm);
 	if (reply(a, STREAM_RUNNING, 0, e) < 0)
 		log_warn("migration: the source does not know that it is done: %s", e->msg);
 	a->e = (struct err){0};

@@ -333,28 +333,40 @@ static void advance(struct iovec iov[2], size_t n)
 	}
 }
 
+int stream_encode(const struct stream_record *rec, uint64_t seq, const void *body,
+		  uint8_t header[STREAM_HEADER])
+{
+	struct stream_record copy = *rec;
+	struct wire w;
+	int r;
+
+	wire_writer(&w, STREAM_VERSION);
+	header_wire(&copy, &seq, &w);
+	r = wire_end(&w);
+	if (r == 0)
+		memcpy(header, w.buf, SUMMED);
+	if (r == 0) {
+		uint64_t sum = checksum(header, body, rec->len);
+
+		wire_u64(&w, &sum);
+		r = wire_end(&w);
+	}
+	if (r == 0)
+		memcpy(header, w.buf, STREAM_HEADER);
+	wire_finish(&w);
+	return r;
+}
+
 int stream_send(struct stream_out *out, const struct stream_record *rec, const void *body,
 		struct err *e)
 {
-	struct stream_record copy = *rec;
-	struct iovec iov[2];
-	struct wire w;
-	uint64_t sum;
-	int r = 0;
+	uint8_t header[STREAM_HEADER];
+	struct iovec iov[2] = {{header, STREAM_HEADER}, {(void *)(uintptr_t)body, rec->len}};
+	int r = stream_encode(rec, out->seq, body, header);
 
 	out->begun = false;
-	wire_writer(&w, STREAM_VERSION);
-	header_wire(&copy, &out->seq, &w);
-	if (w.pos == SUMMED) {
-		sum = checksum(w.buf, body, rec->len);
-		wire_u64(&w, &sum);
-	}
-	if (wire_end(&w) < 0) {
-		wire_finish(&w);
-		return err_set(e, ENOMEM, "out of memory");
-	}
-	iov[0] = (struct iovec){w.buf, w.pos};
-	iov[1] = (struct iovec){(void *)(uintptr_t)body, rec->len};
+	if (r < 0)
+		return err_set(e, -r, "put a record together: %s", strerror(-r));
 	while (r == 0 && iov[0].iov_len + iov[1].iov_len > 0) {
 		ssize_t n = fd_writev(out->fd, iov, 2, -1);
 
@@ -368,7 +380,6 @@ int stream_send(struct stream_out *out, const struct stream_record *rec, const v
 			r = err_sys(e, "write to the other side");
 		}
 	}
-	wire_finish(&w);
 	out->seq++;
 	out->broken |= r < 0 && out->begun;
 	return r;

@@ -107,6 +107,9 @@ struct stream_out {
 	bool broken; /* and not all of it: nothing that follows makes sense */
 };
 
+/* The header of a record. 0 or -errno. */
+int stream_encode(const struct stream_record *rec, uint64_t seq, const void *body,
+		  uint8_t header[STREAM_HEADER]);
 /* Sends one record: returns when all of it was taken. -ETIMEDOUT, -ECANCELED when *stop, -EPIPE... */
 int stream_send(struct stream_out *out, const struct stream_record *rec, const void *body,
 		struct err *e);

@@ -1459,3 +1459,31 @@ Test(net, a_reset_while_answers_wait)
 	send_one(NULL, &ask);
 	end_mmds(m);
 }
+
+Test(net, a_guest_that_has_moved_is_announced_by_its_address)
+{
+	static const uint8_t rarp[] = {0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3};
+	uint8_t got[256];
+	const uint8_t *frame = got + HDR;
+
+	net_announce(dev);
+	cr_assert_eq(recv(fake->peer[0], got, sizeof(got), 0), (ssize_t)(HDR + 60));
+	for (unsigned i = 0; i < HDR; i++)
+		cr_expect_eq(got[i], 0);
+	for (unsigned i = 0; i < 6; i++)
+		cr_expect_eq(frame[i], 0xff);
+	cr_expect_arr_eq(frame + 6, frame_mac_a, 6);
+	cr_expect_arr_eq(frame + 12, rarp, sizeof(rarp));
+	cr_expect_arr_eq(frame + 22, frame_mac_a, 6, "sender");
+	cr_expect_arr_eq(frame + 32, frame_mac_a, 6, "target");
+	cr_expect_eq(metric_take(&count->tx_packets_count), 0, "it is not the guest's");
+	/* What policy does not let out stays in. */
+	netguard_set_policy(net_guard(dev), deny_all_but_53());
+	net_announce(dev);
+	cr_expect_lt(recv(fake->peer[0], got, sizeof(got), 0), 0);
+	netguard_set_policy(net_guard(dev), NULL);
+	/* An address that only the guest knows. */
+	again((struct net_config){0}, 1, 0, 0);
+	net_announce(dev);
+	cr_expect_lt(recv(fake->peer[0], got, sizeof(got), 0), 0);
+}

@@ -512,6 +512,28 @@ struct netguard *net_guard(struct virtio_device *d)
 	return &to_net(d)->guard;
 }
 
+/* RFC 903: hardware type, protocol, lengths of their addresses, request reverse. */
+#define RARP_ETHERTYPE 0x80, 0x35
+#define RARP_REQUEST   0, 1, 8, 0, 6, 4, 0, 3
+#define RARP_LEN       60u /* padded to the shortest frame */
+
+void net_announce(struct virtio_device *d)
+{
+	static const uint8_t type[] = {RARP_ETHERTYPE, RARP_REQUEST};
+	struct net *n = to_net(d);
+	uint8_t *frame = n->head + NETBACKEND_HEADER;
+
+	if (n->dead || !n->has_mac)
+		return;
+	memset(frame, 0, RARP_LEN);
+	memset(frame, 0xff, NETFRAME_MAC);
+	memcpy(frame + NETFRAME_MAC, n->space.mac, NETFRAME_MAC);
+	memcpy(frame + 2 * NETFRAME_MAC, type, sizeof(type));
+	memcpy(frame + NETFRAME_ARP_SENDER_MAC, n->space.mac, NETFRAME_MAC);
+	memcpy(frame + NETFRAME_ARP_TARGET_MAC, n->space.mac, NETFRAME_MAC);
+	net_send_own(n, RARP_LEN);
+}
+
 struct net_metrics *net_metrics(struct virtio_device *d)
 {
 	return &to_net(d)->count;

@@ -96,5 +96,12 @@ void net_set_limits(struct virtio_device *d, const struct limiter_config *rx,
 /* Policy and rewriting, none after create. Lock held; counters of a policy: main thread. */
 struct netguard *net_guard(struct virtio_device *d);
 
+/*
+ * The guest is on this host now: a reverse ARP request with its address, broadcast, so that switches learn the port.
+ * Nothing is sent when the guest has chosen its address itself, and what policy does not let out. Main thread,
+ * lock held.
+ */
+void net_announce(struct virtio_device *d);
+
 /* Counters of a device made by net_create(); they live as long as it does. */
 struct net_metrics *net_metrics(struct virtio_device *d);

@@ -83,5 +83,7 @@ void net_died(struct net *n, int error);
 
 /* One turn of a transmit queue, main thread. True: there may be more, come again. */
 bool net_serve_tx(struct net *n, unsigned pair);
+/* Sends `len` bytes of a frame of our own, which are in n->head behind room for the header. */
+void net_send_own(struct net *n, uint32_t len);
 /* One turn of a receive queue, main thread. Comes again by itself when there may be more. */
 void net_serve_rx(struct net *n, unsigned pair);

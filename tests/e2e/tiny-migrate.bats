@@ -40,11 +40,12 @@ use() {
 drop() {
 	use "$1"
 	vm_kill
-	exec {IN_OF[$1]}>&-
+	fd=${IN_OF[$1]}
+	exec {fd}>&-
 	unset "PID_OF[$1]"
 }
 
-# source [MACHINE-JQ] [DEVICES...]: a process "a" with the guest, which has counted once.
+# boot [MACHINE-JQ]: a process "a" with the guest, which has counted once.
 boot() {
 	vm_api --log-path "$SNAP/log"
 	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/tally.elf\"}"

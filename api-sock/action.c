@@ -442,7 +442,9 @@ int action_patch_vm(struct api *api, struct api_call *call, struct err *e)
 	if (r < 0)
 		return r;
 	took = req.paused ? &api->metrics->pause_us : &api->metrics->resume_us;
-	r = migrate_stopped(&api->snapshots) ? migrate_take_back(api->vm, &api->snapshots, e) : 0;
+	r = !req.paused && migrate_stopped(&api->snapshots)
+		    ? migrate_take_back(api->vm, &api->snapshots, e)
+		    : 0;
 	if (r == 0)
 		r = req.paused ? vm_pause(api->vm, e) : vm_resume(api->vm, e);
 	if (r < 0)

@@ -99,7 +99,8 @@ static void end(struct arrival *a, enum migrate_status status, bool usable)
 
 static void failed(struct arrival *a)
 {
-	bool usable = a->usable;
+	/* Nobody else comes over a socket that was inherited. */
+	bool usable = a->usable && a->listener.fd >= 0;
 	struct err ignored;
 
 	log_error("migration: %s", a->e.msg);
@@ -286,6 +287,20 @@ static void on_readable(struct loop_source *s, uint32_t events)
 
 /* --- connection --- */
 
+/* Takes `fd`. */
+static int hear(struct arrival *a, int fd, struct err *e)
+{
+	a->fd = fd;
+	a->e = (struct err){0};
+	a->normal = a->duplicate = a->rounds = 0;
+	stream_in_init(&a->in, STREAM_FROM_SOURCE);
+	a->in.place = place;
+	a->in.arg = a;
+	a->out = (struct stream_out){.fd = fd, .timeout_ms = ANSWER_MS};
+	a->read = (struct loop_source){.fd = fd, .ready = on_readable, .arg = a};
+	return loop_add(a->vm->loop, &a->read, EPOLLIN, e);
+}
+
 static void on_connection(struct loop_source *s, uint32_t events)
 {
 	struct arrival *a = s->arg;
@@ -295,20 +310,25 @@ static void on_connection(struct loop_source *s, uint32_t events)
 	/* One at a time; who comes second is told by the end of his connection. */
 	if (fd < 0 || a->fd >= 0) {
 		fd_close(&fd);
-		return;
-	}
-	a->fd = fd;
-	a->e = (struct err){0};
-	a->normal = a->duplicate = a->rounds = 0;
-	stream_in_init(&a->in, STREAM_FROM_SOURCE);
-	a->in.place = place;
-	a->in.arg = a;
-	a->out = (struct stream_out){.fd = fd, .timeout_ms = ANSWER_MS};
-	a->read = (struct loop_source){.fd = fd, .ready = on_readable, .arg = a};
-	if (loop_add(a->vm->loop, &a->read, EPOLLIN, &a->e) < 0) {
+	} else if (hear(a, fd, &a->e) < 0) {
 		log_error("migration: %s", a->e.msg);
 		hang_up(a);
 	}
+}
+
+/* At a path, or what whoever started this process has connected. */
+static int wait_for_source(struct arrival *a, struct err *e)
+{
+	int r = fd_inherit(a->path, e);
+
+	if (r >= 0)
+		return hear(a, r, e);
+	if (r == -ENOENT)
+		r = vsock_listener_open(&a->listener, a->path, e);
+	if (r < 0)
+		return err_wrap(e, "socket_path");
+	a->wait = (struct loop_source){.fd = a->listener.fd, .ready = on_connection, .arg = a};
+	return loop_add(a->vm->loop, &a->wait, EPOLLIN, e);
 }
 
 int receive_begin(struct vm *vm, struct snapshot_history *h, const struct receive_params *p,
@@ -333,12 +353,7 @@ int receive_begin(struct vm *vm, struct snapshot_history *h, const struct receiv
 			free_arrival(a);
 		return err_set(e, ENOMEM, "out of memory");
 	}
-	r = vsock_listener_open(&a->listener, a->path, e);
-	if (r < 0)
-		err_wrap(e, "socket_path");
-	a->wait = (struct loop_source){.fd = a->listener.fd, .ready = on_connection, .arg = a};
-	if (r == 0)
-		r = loop_add(vm->loop, &a->wait, EPOLLIN, e);
+	r = wait_for_source(a, e);
 	if (r < 0)
 		free_arrival(a);
 	else

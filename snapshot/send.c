@@ -55,9 +55,9 @@ struct sending {
 	struct snapfile_writer file; /* of `state` */
 	uint8_t *buffer;	     /* STREAM_PAGES_MAX pages */
 	uint64_t started_ns, paused_ns;
-	uint64_t downtime_us; /* once it is over */
-	uint64_t bandwidth;   /* bytes a second, of the last round that tells; 0: not known */
-	uint64_t remaining;   /* pages */
+	_Atomic uint64_t downtime_us; /* once it is over */
+	uint64_t bandwidth; /* bytes a second, of the last round that tells; 0: not known */
+	uint64_t remaining; /* pages */
 	bool was_running, frozen, refused;
 	_Atomic enum migrate_status status;
 	_Atomic enum decision decision;
@@ -265,8 +265,10 @@ static void fill_info(const struct sending *s, struct migrate_info *info)
 		.dirty_sync_count = s->rounds.round,
 		.downtime_us = s->downtime_us,
 		.total_us = (now_ns() - s->started_ns) / 1000,
-		.failed = s->rounds.e,
 	};
+	/* The thread writes it. */
+	if (!s->rounds.has_thread)
+		info->failed = s->rounds.e;
 }
 
 static void free_sending(struct sending *s)
@@ -477,6 +479,9 @@ static int connect_to(struct sending *s, struct err *e)
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	const char *path = s->p.socket_path;
 
+	s->fd = fd_inherit(path, e);
+	if (s->fd != -ENOENT)
+		return s->fd < 0 ? err_wrap(e, "socket_path") : 0;
 	if (strlen(path) >= sizeof(addr.sun_path))
 		return err_set(e, ENAMETOOLONG, "socket_path: longer than %zu bytes",
 			       sizeof(addr.sun_path) - 1);
@@ -526,6 +531,8 @@ static int begin(struct sending *s, struct err *e)
 	struct precopy *p = &s->rounds;
 	int r = connect_to(s, e);
 
+	s->out = (struct stream_out){.fd = s->fd, .timeout_ms = STALL_MS, .stop = &s->rounds.stop};
+	stream_in_init(&s->in, STREAM_FROM_TARGET);
 	if (r == 0 && getrandom(s->hello.id, sizeof(s->hello.id), 0) != sizeof(s->hello.id))
 		r = err_sys(e, "choose an id");
 	if (r == 0)
@@ -610,9 +617,6 @@ bool sending_stopped(const struct sending *s)
 void sending_info(const struct sending *s, struct migrate_info *info)
 {
 	fill_info(s, info);
-	/* The thread writes it. */
-	if (s->rounds.has_thread)
-		info->failed = (struct err){0};
 }
 
 void sending_abandon(struct sending *s)

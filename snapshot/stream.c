@@ -26,10 +26,12 @@
  *
  * In between is the one moment that no protocol can do away with (two generals): COMMIT was handed to
  * the kernel and the stream broke before RUNNING. The target may have read it, or not. Running twice would
- * destroy disks, not running can be mended; so the source does not go on by itself then. It keeps the
- * stopped guest, says so (status "handover-lost"), and whoever knows what became of the target decides: it
- * runs: end the source. It does not run and never will: PATCH /vm Resumed at the source, which takes
- * the locks of the disks again and refuses when somebody else has them.
+ * destroy disks, standing still can be mended; so the source does not go on by itself then. It keeps the
+ * stopped guest, says so (status "handover-lost"), and whoever knows what became of the target decides. It
+ * runs there: the source is to be ended. It gave up or died before it read COMMIT, so that it has never
+ * run: PATCH /vm Resumed at the source, which takes the locks of the disks again and refuses when somebody else
+ * has them. It has run there and is dead: then the memory at the source is older than the disks, and the
+ * microVM has crashed. A REFUSED that comes even now is a target that has not read COMMIT and never will.
  *
  * To make that moment short everything slow lies before it. While it lasts the devices of both sides
  * are held (loop_hold()): a disk write that was put back before the state was read would else be made by

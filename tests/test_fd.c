@@ -293,6 +293,31 @@ Test(fd, an_inherited_descriptor_is_named_by_its_number)
 	close(folder);
 }
 
+Test(fd, an_inherited_socket_is_named_by_its_number)
+{
+	int pair[2], file = open("/dev/null", O_RDWR), fd;
+	char path[40];
+	struct err e = {0};
+
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+	fcntl(pair[1], F_SETFD, FD_CLOEXEC);
+	snprintf(path, sizeof(path), "/dev/fd/%d", pair[0]);
+	fd = fd_inherit(path, &e);
+	cr_assert_geq(fd, 0, "%s", e.msg);
+	cr_expect(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+	cr_expect(fcntl(fd, F_GETFL) & O_NONBLOCK);
+	cr_expect_eq(fd_write_full(fd, "x", 1), 0);
+	close(fd);
+	snprintf(path, sizeof(path), "/dev/fd/%d", pair[1]);
+	cr_expect_eq(fd_inherit(path, &e), -EBADF, "it is our own");
+	snprintf(path, sizeof(path), "/dev/fd/%d", file);
+	cr_expect_eq(fd_inherit(path, &e), -ENOTSOCK);
+	cr_expect_eq(fd_inherit("/run/socket", &e), -ENOENT);
+	close(pair[0]);
+	close(pair[1]);
+	close(file);
+}
+
 /* --- in a jail --- */
 
 Test(fd, confined_paths_stay_inside)

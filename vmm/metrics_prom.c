@@ -230,6 +230,22 @@ static void put_info(struct page *p, const struct metrics *m)
 	put(p, "spore_vm_running %d\n", m->vm->phase == VM_RUNNING);
 }
 
+static void put_migrations(struct page *p, const struct migrate_metrics *m)
+{
+	head(p, "spore_migrations_total", "counter",
+	     "Migrations that came to an end, at either side.");
+	put(p, "spore_migrations_total{status=\"completed\"} %llu\n",
+	    (unsigned long long)m->completed);
+	put(p, "spore_migrations_total{status=\"failed\"} %llu\n", (unsigned long long)m->failed);
+	head(p, "spore_migration_rounds_total", "counter", "Rounds over memory in all of them.");
+	put(p, "spore_migration_rounds_total %llu\n", (unsigned long long)m->rounds);
+	head(p, "spore_migration_bytes_total", "counter", "Bytes that went over their streams.");
+	put(p, "spore_migration_bytes_total %llu\n", (unsigned long long)m->bytes);
+	head(p, "spore_migration_downtime_seconds", "gauge",
+	     "At the source: how long the last one stopped the guest.");
+	put(p, "spore_migration_downtime_seconds %.6f\n", (double)m->downtime_us / 1e6);
+}
+
 char *metrics_prometheus(struct metrics *m)
 {
 	json_t *root = metrics_totals(m);
@@ -246,6 +262,7 @@ char *metrics_prometheus(struct metrics *m)
 		  "What the last such request took; 0 when there was none.");
 	put_times(&p, root, "api_server", "spore_process_startup_seconds", "clock",
 		  "From the start of the jailer, or of the process, to the API.");
+	put_migrations(&p, &m->migrate);
 	put_counters(&p, root);
 	json_decref(root);
 	if (p.failed) {

@@ -126,13 +126,40 @@ static int number_in(const char *path)
 }
 
 /* Our own descriptors are all O_CLOEXEC, and an inherited one cannot have been. */
-static int open_inherited(int number, const char *path, int flags, bool block_too, struct err *e)
+static int check_inherited(int number, const char *path, struct err *e)
 {
 	int has = fcntl(number, F_GETFD);
-	cleanup_fd int fd = -1;
 
 	if (number <= STDERR_FILENO || has < 0 || has & FD_CLOEXEC)
 		return err_set(e, EBADF, "'%s' is not a descriptor that was inherited", path);
+	return 0;
+}
+
+int fd_inherit(const char *path, struct err *e)
+{
+	int number = number_in(path);
+	cleanup_fd int fd = -1;
+	struct stat st;
+
+	if (number < 0)
+		return -ENOENT;
+	if (check_inherited(number, path, e) < 0)
+		return -EBADF;
+	if (fstat(number, &st) < 0 || !S_ISSOCK(st.st_mode))
+		return err_set(e, ENOTSOCK, "'%s' is no socket", path);
+	fd = fcntl(number, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0 || fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0)
+		return err_sys(e, "duplicate '%s'", path);
+	return TAKE_FD(fd);
+}
+
+static int open_inherited(int number, const char *path, int flags, bool block_too, struct err *e)
+{
+	cleanup_fd int fd = -1;
+	int has;
+
+	if (check_inherited(number, path, e) < 0)
+		return -EBADF;
 	if (check_kind(number, path, block_too, e) < 0)
 		return -EINVAL;
 	has = fcntl(number, F_GETFL) & O_ACCMODE;

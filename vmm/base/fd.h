@@ -46,6 +46,12 @@ int fd_open_sink(const char *path, struct err *e);
  */
 int fd_open_file(const char *path, int flags, bool block_too, struct err *e);
 
+/*
+ * The socket that "/dev/fd/<number>" is, as above, made non-blocking: an fd that the caller owns; -ENOENT, without `e`: it is another
+ * path.
+ */
+int fd_inherit(const char *path, struct err *e);
+
 /* Size in bytes of a regular file or block device. -errno on failure. */
 int64_t fd_size(int fd);
 

@@ -18,10 +18,11 @@
  * the others are added to it: so it allows by itself what they allow.
  */
 enum filter_who {
-	FILTER_BOOT = 1, /* configuring and building the machine */
-	FILTER_MAIN = 2, /* main thread while the guest runs */
-	FILTER_VCPU = 4, /* vCPU threads, from before their first KVM_RUN */
-	FILTER_PLUG = 8, /* with MAIN: a network interface is a placeholder */
+	FILTER_BOOT = 1,   /* configuring and building the machine */
+	FILTER_MAIN = 2,   /* main thread while the guest runs */
+	FILTER_VCPU = 4,   /* vCPU threads, from before their first KVM_RUN */
+	FILTER_PLUG = 8,   /* with MAIN: a network interface is a placeholder */
+	FILTER_FETCH = 16, /* the thread that brings a working set's pages after a restore */
 };
 
 enum filter_op {

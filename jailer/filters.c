@@ -38,11 +38,13 @@
 
 #include "jailer/filter.h"
 
-#define BOOT FILTER_BOOT
-#define MAIN FILTER_MAIN
-#define VCPU FILTER_VCPU
-#define PLUG FILTER_PLUG
-#define ALL  (FILTER_MAIN | FILTER_VCPU)
+#define BOOT  FILTER_BOOT
+#define MAIN  FILTER_MAIN
+#define VCPU  FILTER_VCPU
+#define PLUG  FILTER_PLUG
+#define FETCH FILTER_FETCH
+#define ALL   (FILTER_MAIN | FILTER_VCPU)
+#define EACH  (ALL | FETCH)
 
 /* Argument `i`, an int or flags: is `v`; has none of the bits of `m`; is `v` apart from bits `m`. */
 #define IS(i, v)                                                      \
@@ -79,25 +81,25 @@
 /* clang-format off */
 const struct filter_rule filter_table[] = {
 	/* --- what every thread does --- */
-	CALL(preadv2, ALL, "all reading: files, taps, sockets, eventfds, the terminal; on a vCPU thread what a reset finds half-done"),
-	CALL(pwritev2, ALL, "all writing: the same, log, metrics"),
-	CALL(futex, ALL, "mutexes and condition variables: wait and wake", APART(1, FUTEX_PRIVATE_FLAG | FUTEX_WAKE, FUTEX_WAIT)),
-	CALL(futex, ALL, "condition variables: from one waiter to the next", APART(1, FUTEX_PRIVATE_FLAG, FUTEX_REQUEUE)),
+	CALL(preadv2, EACH, "all reading: files, taps, sockets, eventfds, the terminal; on a vCPU thread what a reset finds half-done"),
+	CALL(pwritev2, EACH, "all writing: the same, log, metrics"),
+	CALL(futex, EACH, "mutexes and condition variables: wait and wake", APART(1, FUTEX_PRIVATE_FLAG | FUTEX_WAKE, FUTEX_WAIT)),
+	CALL(futex, EACH, "condition variables: from one waiter to the next", APART(1, FUTEX_PRIVATE_FLAG, FUTEX_REQUEUE)),
 	CALL(epoll_ctl, ALL, "a device changes what the loop watches, from a register write too"),
-	CALL(poll, ALL, "the log asks whether its sink would block"),
-	CALL(clock_gettime, ALL, "times: CPU clocks, and all clocks where the vDSO cannot"),
-	CALL(rt_sigreturn, ALL, "the end of the handler that interrupts KVM_RUN"),
-	CALL(rt_sigprocmask, ALL, "musl around pthread_kill(), raise() and the end of a thread"),
-	CALL(exit_group, ALL, "the end of the process; also from the handlers of fatal signals"),
-	IOCTL(ALL, TCSETS, "give the terminal back at the end, also after a fatal signal"),
+	CALL(poll, EACH, "the log asks whether its sink would block"),
+	CALL(clock_gettime, EACH, "times: CPU clocks, and all clocks where the vDSO cannot"),
+	CALL(rt_sigreturn, EACH, "the end of the handler that interrupts KVM_RUN"),
+	CALL(rt_sigprocmask, EACH, "musl around pthread_kill(), raise() and the end of a thread"),
+	CALL(exit_group, EACH, "the end of the process; also from the handlers of fatal signals"),
+	IOCTL(EACH, TCSETS, "give the terminal back at the end, also after a fatal signal"),
 
 	/* --- vCPU threads --- */
 	IOCTL(VCPU, KVM_RUN, "vCPU: run the guest"),
 	IOCTL(VCPU, KVM_GET_REGS, "vCPU: tell where the guest was when KVM gave up"),
-	CALL(exit, ALL, "a thread ends after a failed start, or when it has prefetched or copied"),
-	CALL(madvise, VCPU, "restore: the thread that prefetches, large reads", IS(2, MADV_WILLNEED)),
-	CALL(madvise, VCPU, "restore: the same, pages that will be read", IS(2, MADV_POPULATE_READ)),
-	CALL(madvise, VCPU, "restore: the same, pages that will be written", IS(2, MADV_POPULATE_WRITE)),
+	CALL(exit, EACH, "a thread ends after a failed start, or when it has prefetched or copied"),
+	CALL(madvise, FETCH, "restore: the thread that prefetches, large reads", IS(2, MADV_WILLNEED)),
+	CALL(madvise, FETCH, "the same, pages that will be read", IS(2, MADV_POPULATE_READ)),
+	CALL(madvise, FETCH, "the same, pages that will be written", IS(2, MADV_POPULATE_WRITE)),
 
 	IOCTL(VCPU, UFFDIO_COPY, "restore: the thread that brings memory from its file"),
 

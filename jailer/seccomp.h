@@ -12,7 +12,7 @@
  * Filters add up and are inherited: BOOT is installed by the main thread before anybody is listened
  * to, every vCPU thread adds VCPU before its first KVM_RUN, and the main thread adds MAIN when all
  * of them have. PLUG, which is MAIN and what attaches to a tap, takes its place if a network
- * interface is a placeholder.
+ * interface is a placeholder. FETCH is for the thread of a working set (snapshot/workset.h).
  */
 #pragma once
 
@@ -20,7 +20,14 @@
 
 #include "vmm/base/err.h"
 
-enum seccomp_kind { SECCOMP_BOOT, SECCOMP_MAIN, SECCOMP_VCPU, SECCOMP_PLUG, SECCOMP_KINDS };
+enum seccomp_kind {
+	SECCOMP_BOOT,
+	SECCOMP_MAIN,
+	SECCOMP_VCPU,
+	SECCOMP_PLUG,
+	SECCOMP_FETCH,
+	SECCOMP_KINDS
+};
 
 #define SECCOMP_EXIT_CODE 148
 

@@ -159,8 +159,7 @@ static void *prefetch(void *arg)
 	struct err e;
 
 	log_name_thread("prefetch");
-	/* It does nothing that a vCPU thread may not. */
-	if (seccomp_install(w->vm->seccomp, SECCOMP_VCPU, &e) < 0)
+	if (seccomp_install(w->vm->seccomp, SECCOMP_FETCH, &e) < 0)
 		return NULL;
 	announce(w);
 	/* Building the machine changes the address space, and would wait for each of our steps. */

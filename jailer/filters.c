@@ -173,7 +173,6 @@ const struct filter_rule filter_table[] = {
 
 	/* --- main thread: PUT /snapshot/create with "live" --- */
 	CALL(clone, MAIN, "live snapshot: the copying thread; threads, nothing else", IS(0, THREAD_FLAGS)),
-	CALL(eventfd2, MAIN, "live snapshot: by which it says that it is done", IS(1, EFD_CLOEXEC | EFD_NONBLOCK)),
 
 	/* --- main thread, if an interface is a placeholder: its tap comes while the guest runs --- */
 	IOCTL(BOOT | PLUG, SIOCGIFINDEX, "tap: is there one of that name"),

@@ -201,7 +201,7 @@ static int open_memory(struct load *l, struct err *e)
 
 	if (fd < 0)
 		return fd;
-	if (fstat(fd, &st) < 0)
+	if (fd_stat(fd, &st) < 0)
 		return err_sys(e, "fstat");
 	r = memory_check_probes(fd, meta->probe, meta->probes);
 	if ((uint64_t)st.st_size != meta->mem_size)

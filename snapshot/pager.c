@@ -134,7 +134,7 @@ static bool wait_for_messages(struct pager *p)
 	struct uffd_msg m;
 
 	poll(fd, ARRAY_SIZE(fd), p->count ? 1 : -1);
-	while (p->count < WAITING_MAX && read(p->uffd, &m, sizeof(m)) == (ssize_t)sizeof(m))
+	while (p->count < WAITING_MAX && fd_read(p->uffd, &m, sizeof(m)) == (ssize_t)sizeof(m))
 		take_message(p, &m);
 	return !fd[1].revents;
 }

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/eventfd.h>
 
 #include "snapshot/memory.h"
 #include "virtio/mmio_state.h"
@@ -41,7 +40,8 @@ static void *run(void *arg)
 	struct precopy *p = arg;
 
 	p->r = p->step(p->arg, &p->e);
-	fd_event_signal(p->done_fd);
+	p->done = true;
+	fd_event_signal(p->vm->machine->vcpus.end_fd);
 	return NULL;
 }
 
@@ -66,12 +66,13 @@ void precopy_join(struct precopy *p)
 	p->has_thread = false;
 }
 
-static void on_done(struct loop_source *s, uint32_t events)
+static void on_woken(void *arg)
 {
-	struct precopy *p = s->arg;
+	struct precopy *p = arg;
 
-	(void)events;
-	fd_event_drain(p->done_fd);
+	if (!p->done)
+		return;
+	p->done = false;
 	precopy_join(p);
 	p->stepped(p->arg);
 }
@@ -79,23 +80,18 @@ static void on_done(struct loop_source *s, uint32_t events)
 int precopy_init(struct precopy *p, struct vm *vm, struct pageset *dirty,
 		 void (*stepped)(void *arg), void *arg, struct err *e)
 {
-	int r;
-
 	*p = (struct precopy){.vm = vm, .dirty = dirty, .round = 1, .stepped = stepped, .arg = arg};
-	p->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (p->done_fd < 0)
-		return err_sys(e, "create an eventfd");
-	p->done = (struct loop_source){.fd = p->done_fd, .ready = on_done, .arg = p};
-	r = pageset_init(&p->next, gmem_size(&vm->machine->mem) / GMEM_PAGE, e);
-	return r == 0 ? loop_add(vm->loop, &p->done, EPOLLIN, e) : r;
+	vm->machine->woken = on_woken;
+	vm->machine->woken_arg = p;
+	return pageset_init(&p->next, gmem_size(&vm->machine->mem) / GMEM_PAGE, e);
 }
 
 void precopy_finish(struct precopy *p)
 {
 	if (!p->vm)
 		return;
-	loop_del(p->vm->loop, &p->done);
-	fd_close(&p->done_fd);
+	if (p->vm->machine && p->vm->machine->woken_arg == p)
+		p->vm->machine->woken = NULL;
 	pageset_finish(&p->next);
 	p->vm = NULL;
 }

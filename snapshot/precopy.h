@@ -28,8 +28,7 @@ struct precopy {
 	void *arg;
 	pthread_t thread;
 	bool has_thread;
-	int done_fd;
-	struct loop_source done;
+	_Atomic bool done; /* the step is */
 };
 
 /* Of a started machine. `stepped` is called with `arg` after every step. The caller finishes `p`, also when this fails. */

@@ -239,7 +239,7 @@ int stream_read(struct stream_in *in, int fd, struct err *e)
 	while (r == 0) {
 		void *to;
 		size_t len = stream_want(in, &to);
-		ssize_t n = read(fd, to, len);
+		ssize_t n = fd_read(fd, to, len);
 
 		if (n < 0 && errno == EINTR)
 			continue;

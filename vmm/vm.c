@@ -205,10 +205,15 @@ static void on_ended(struct loop_source *s, uint32_t events)
 	};
 	struct vm_machine *m = s->arg;
 	struct vm *vm = m->vm;
-	enum vcpu_end end = (enum vcpu_end)m->vcpus.end;
+	enum vcpu_end end;
 
 	(void)events;
 	fd_event_drain(s->fd);
+	if (m->woken)
+		m->woken(m->woken_arg);
+	end = (enum vcpu_end)m->vcpus.end;
+	if (end == VCPU_END_NONE)
+		return;
 	vcpu_set_pause(&m->vcpus);
 	serial_flush(&m->serial);
 	if (end == VCPU_END_RESET)

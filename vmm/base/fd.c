@@ -145,7 +145,7 @@ int fd_inherit(const char *path, struct err *e)
 		return -ENOENT;
 	if (check_inherited(number, path, e) < 0)
 		return -EBADF;
-	if (fstat(number, &st) < 0 || !S_ISSOCK(st.st_mode))
+	if (fd_stat(number, &st) < 0 || !S_ISSOCK(st.st_mode))
 		return err_set(e, ENOTSOCK, "'%s' is no socket", path);
 	fd = fcntl(number, F_DUPFD_CLOEXEC, 0);
 	if (fd < 0 || fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0)

@@ -216,7 +216,7 @@ static int release(int fd, bool written, const char *path, struct err *e)
 		return 0;
 	if (written && fdatasync(fd) < 0)
 		return err_sys(e, "write '%s' back", path);
-	flock(fd, LOCK_UN);
+	fd_unlock(fd);
 	return 0;
 }
 

@@ -168,7 +168,7 @@ static void explain_end(struct ctl *c, const struct launch *l, const struct cons
 {
 	struct err e;
 
-	if (end->status == 0 || end->status == 3)
+	if (end->status == 0 || end->status == 3 || end->status == 4)
 		return;
 	if (end->status > 128 && end->status < 128 + 32)
 		err_set(&e, EINTR, "microVM '%s' was ended by signal %d", l->vm.name,

@@ -77,6 +77,18 @@ finished() {
 		finished 3'
 }
 
+@test "moved into other processes while it writes to its disk" {
+	in_host <<<'
+		boot minimal.vmlinux "" 2 "" "$(word "$WRITER") spore.end=poweroff"
+		wait_for "tick 1"
+		for i in $(seq 4); do
+			sleep 0.$((RANDOM % 10))
+			move ".downtime_limit_ms = 3000"
+		done
+		grep -o "migration completed.*" "$SNAP/log"
+		finished 3'
+}
+
 @test "the same with diffs that are merged, on Debian 6.12 with four processors" {
 	in_host <<<'
 		boot debian-6.12.vmlinux initrd-debian-6.12.cpio 4 "+ {track_dirty_pages: true, mem_size_mib: 192}" \

@@ -59,6 +59,28 @@ live() {
 	fail "the live snapshot never ended: $(cat "$EVENTS")"
 }
 
+# move [JQ]: the VM goes on in a new process, which is the VM from then on.
+move() {
+	local pid=$VM_PID dir=$VM_DIR from=$API_SOCK to status=0 deadline
+	rm -f "$SNAP/move"
+	vm_api --log-path "$SNAP/log"
+	ok PUT /vm/receive "{\"socket_path\": \"$SNAP/move\"}"
+	to=$API_SOCK
+	API_SOCK=$from
+	ok PUT /vm/migrate "$(jq -nc --arg s "$SNAP/move" "{socket_path: \$s} ${1:+| $1}")"
+	deadline=$((SECONDS + 240))
+	while kill -0 "$pid" 2>/dev/null; do
+		# It may be gone by now.
+		BODY=$(curl -sS --max-time 20 --unix-socket "$from" http://localhost/vm/migrate 2>/dev/null) || true
+		[[ $SECONDS -le $deadline && $BODY != *failed* ]] || fail "$BODY"
+		sleep 0.1
+	done
+	wait "$pid" || status=$?
+	[ "$status" = 4 ] || fail "the source ended with status $status"
+	cat "$dir/out" >>"$ALL"
+	API_SOCK=$to
+}
+
 # listen: what happens goes to $EVENTS from now on.
 listen() {
 	EVENTS=$SNAP/events.$((++STREAMS))

@@ -141,6 +141,19 @@ play() {
 	[[ $output == *'data.ext4'*tap1* || $output == *tap1*data.ext4* ]]
 }
 
+@test "docs/migration.md: from one process into another" {
+	play "spore --api-sock /run/source.sock &
+		began /run/source.sock
+		to() { curl -sS --fail-with-body --unix-socket /run/\$1.sock -X \"\$2\" \"http://localhost\$3\" \${4:+-d \"\$4\"}; }
+		to source PUT /boot-source '{\"kernel_image_path\": \"vmlinux\"}'
+		to source PUT /actions '{\"action_type\": \"InstanceStart\"}'
+		$(block docs/migration.md 'spore --api-sock' | sed 's/^curl/began \/run\/target.sock; &/')
+		$(block docs/migration.md 'curl -sS --unix-socket /run/source.sock')
+		wait %1 || echo \"source: \$?\"
+		to target GET /"
+	[[ $output == *"source: 4"*'"state":"Running"'* ]]
+}
+
 @test "docs/mmds.md: the host's side" {
 	play "ip tuntap add dev tap0 mode tap
 		asks

@@ -17,6 +17,7 @@
 #include "virtio/vsock.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/drive.h"
 
 /* Bytes of one turn: the API is served in between. */
 #define TURN	  MIB(4)
@@ -97,16 +98,26 @@ static void end(struct arrival *a, enum migrate_status status, bool usable)
 	p.done(p.arg, &info, usable);
 }
 
+/* The source is to have its disks at once, not when this process has ended. */
+static void refuse(struct arrival *a)
+{
+	struct err ignored;
+
+	if (a->load)
+		drive_release(&a->vm->config, &ignored);
+	a->out.timeout_ms = 0;
+	if (a->fd >= 0)
+		stream_send_text(&a->out, STREAM_REFUSED, a->e.msg, &ignored);
+	loop_release(a->vm->loop);
+}
+
 static void failed(struct arrival *a)
 {
 	/* Nobody else comes over a socket that was inherited. */
 	bool usable = a->usable && a->listener.fd >= 0;
-	struct err ignored;
 
 	log_error("migration: %s", a->e.msg);
-	a->out.timeout_ms = 0;
-	stream_send_text(&a->out, STREAM_REFUSED, a->e.msg, &ignored);
-	loop_release(a->vm->loop);
+	refuse(a);
 	end(a, MIGRATE_FAILED, usable);
 }
 
@@ -367,14 +378,9 @@ static int arrival_abort(struct snapshot_history *h)
 {
 	struct arrival *a = h->arrival;
 	bool usable = a->usable;
-	struct err ignored;
 
 	err_set(&a->e, ECANCELED, "it was aborted at the target");
-	if (a->fd >= 0) {
-		a->out.timeout_ms = 0;
-		stream_send_text(&a->out, STREAM_REFUSED, a->e.msg, &ignored);
-	}
-	loop_release(a->vm->loop);
+	refuse(a);
 	h->arrival = NULL;
 	a->status = MIGRATE_CANCELLED;
 	arrival_info(a, h->migrated);

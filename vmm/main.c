@@ -20,6 +20,7 @@
 #include "api-sock/server.h"
 #include "jailer/seccomp.h"
 #include "snapshot/describe.h"
+#include "snapshot/migrate.h"
 #include "vmm/advice.h"
 #include "vmm/base/fd.h"
 #include "vmm/metrics.h"
@@ -452,6 +453,7 @@ static void leave(struct app *app)
 			   EVENT_NUMBER("signal", app->end_signal),
 			   EVENT_NUMBER("code", app->exit_code));
 	server_destroy(app->server);
+	migrate_forget(&app->api.snapshots);
 	vsock_config_finish(&app->vm.config.vsock);
 	serial_terminal_restore();
 	vm_sync(&app->vm);

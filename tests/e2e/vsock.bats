@@ -49,7 +49,7 @@ vsock_metric() {
 fds() {
 	ls "/proc/$VM_PID/fd" | wc -l
 }
-# own_kib: memory that is written to, without the guest's.
+# own_kib: memory that is written to, but for guest memory.
 own_kib() {
 	awk "/^Size:/ { size = \$2 } /^Private_Dirty:/ && size < 200000 { n += \$2 } END { print n }" /proc/$VM_PID/smaps
 }

@@ -131,6 +131,7 @@ int memory_present(const struct gmem *m, bool everything, struct pageset *s, str
 	case GMEM_HUGETLB_2M: /* never swapped */
 		return add_resident(m, s, e);
 	case GMEM_FILE:
+	case GMEM_FORKED:
 		r = each_extent(m->fd, gmem_size(m), add_extent, s, e);
 		return r < 0 ? r : add_private(m, s, e);
 	case GMEM_ANON:

@@ -14,13 +14,15 @@
 /* memfd_create's size flag for 2 MiB pages: log2(2 MiB) << MFD_HUGE_SHIFT. */
 #define MFD_2M (21u << 26)
 
+/* What is made private in one call: the guest's page faults wait for it. */
+#define PRIVATE_PIECE MIB(16)
+
 static int create_memfd(uint64_t size, enum gmem_backing backing, struct err *e)
 {
 	unsigned flags = MFD_CLOEXEC;
 	cleanup_fd int fd = -1;
 
-	if (backing == GMEM_HUGETLB_2M)
-		flags |= MFD_HUGETLB | MFD_2M;
+	flags |= backing == GMEM_HUGETLB_2M ? MFD_HUGETLB | MFD_2M : MFD_ALLOW_SEALING;
 	fd = memfd_create("guest-memory", flags);
 	if (fd < 0)
 		return err_sys(e, "create a memfd for guest memory");
@@ -208,6 +210,34 @@ int gmem_add_file(struct gmem *m, gpa_t gpa, int fd, uint64_t size, bool read_on
 	else
 		m->region[m->all++] = r;
 	return ret;
+}
+
+int gmem_map_over(const struct gmem *m, int fd, uint64_t off, uint64_t len, struct err *e)
+{
+	assert(range_within(off, len, gmem_size(m)));
+	if (mmap(gmem_base(m) + off, len, PROT_READ | PROT_WRITE,
+		 MAP_FIXED | MAP_PRIVATE | MAP_NORESERVE, fd, (off_t)off) == MAP_FAILED)
+		return err_sys(e, "map guest memory privately");
+	return 0;
+}
+
+int gmem_make_private(struct gmem *m, struct err *e)
+{
+	uint64_t size = gmem_size(m);
+	int r = 0;
+
+	assert(m->backing == GMEM_MEMFD || m->private);
+	/* From now on some of it may be private, and all of it will be. */
+	m->backing = GMEM_FORKED;
+	/* What has become private has pages of its own, which another call would lose. */
+	while (r == 0 && m->private < size) {
+		uint64_t len = MIN(size - m->private, PRIVATE_PIECE);
+
+		r = gmem_map_over(m, m->fd, m->private, len, e);
+		if (r == 0)
+			m->private += len;
+	}
+	return r;
 }
 
 int gmem_track(struct gmem *m, struct err *e)

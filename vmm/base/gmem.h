@@ -28,6 +28,7 @@ enum gmem_backing {
 	GMEM_MEMFD,	 /* a shared memfd, so that another process can map it */
 	GMEM_HUGETLB_2M, /* 2 MiB pages of hugetlbfs, reserved when mapped */
 	GMEM_FILE,	 /* private pages over a file that holds what they begin with */
+	GMEM_FORKED, /* the same over memfds, which other microVMs begin with too (snapshot/fork.h) */
 };
 
 /* What is tracked and saved as one, whatever the size of the pages that the host uses. */
@@ -61,8 +62,9 @@ struct gmem {
 	unsigned count; /* of RAM */
 	unsigned all;	/* with the files behind them */
 	enum gmem_backing backing;
-	int fd;	   /* memfd, or the file of GMEM_FILE, or -1; owned */
-	void *map; /* the whole host reservation, alignment slack included */
+	int fd;		  /* memfd, or the file of GMEM_FILE, or -1; owned */
+	uint64_t private; /* of GMEM_FORKED that was GMEM_MEMFD: bytes that are private yet */
+	void *map;	  /* the whole host reservation, alignment slack included */
 	size_t map_len;
 	/*
 	 * Pages that spore itself has written: one bit for each, counted through all regions. KVM's
@@ -96,6 +98,18 @@ int gmem_reserve(struct gmem *m, const struct gmem_region *region, unsigned coun
 int gmem_back(struct gmem *m, enum gmem_backing backing, bool thp, struct err *e);
 /* Takes `fd`, also when it fails. */
 int gmem_back_file(struct gmem *m, int fd, struct err *e);
+/*
+ * GMEM_MEMFD becomes GMEM_FORKED: nothing is written to the memfd through `m` any more, and what was
+ * written before stays visible. The guest may run, and goes on between two pieces of it; whoever has
+ * pages in the kernel's hands must be drained. Goes on when called again; where it failed, only a part is private. Main thread.
+ */
+int gmem_make_private(struct gmem *m, struct err *e);
+/*
+ * Puts [off, off + len) of `fd` (borrowed), as a private mapping, over the same bytes of all RAM. Before
+ * the guest runs. The file has to be as long as gmem_back_file() wants it.
+ */
+int gmem_map_over(const struct gmem *m, int fd, uint64_t off, uint64_t len, struct err *e);
+
 /*
  * Adds the file `fd` (borrowed, `size` bytes of it) at `gpa`, above all others, both aligned to
  * GMEM_FILE_ALIGN; what is missing to a whole GMEM_FILE_ALIGN is private memory, zeroed. What is
@@ -175,7 +189,7 @@ static inline int gmem_write(const struct gmem *m, gpa_t gpa, const void *buf, u
 
 /*
  * Gives the whole pages within [host, host + len), which is guest memory, back to the host. What
- * the guest finds there afterwards is zero, or with GMEM_FILE what the file says: a page over it
+ * the guest finds there afterwards is zero, or with GMEM_FILE and GMEM_FORKED what the file says: a page over it
  * stays shared with the other microVMs, and takes no mapping of its own. Returns the bytes
  * given back, or -errno; -EINVAL when some of it is no RAM. Any thread.
  */

@@ -151,12 +151,16 @@ int main(void)
 	print_filter("vcpu", FILTER_VCPU);
 	print_filter("plug", FILTER_MAIN | FILTER_PLUG);
 	print_filter("fetch", FILTER_FETCH);
+	print_filter("fork", FILTER_MAIN | FILTER_FORK);
+	print_filter("fork_plug", FILTER_MAIN | FILTER_FORK | FILTER_PLUG);
 	printf("const struct seccomp_program seccomp_programs[SECCOMP_KINDS] = {\n");
 	print_program("BOOT", "boot", FILTER_BOOT);
 	print_program("MAIN", "main", FILTER_MAIN);
 	print_program("VCPU", "vcpu", FILTER_VCPU);
 	print_program("PLUG", "plug", FILTER_MAIN | FILTER_PLUG);
 	print_program("FETCH", "fetch", FILTER_FETCH);
+	print_program("FORK", "fork", FILTER_MAIN | FILTER_FORK);
+	print_program("FORK_PLUG", "fork_plug", FILTER_MAIN | FILTER_FORK | FILTER_PLUG);
 	printf("};\n\n");
 	print_names();
 	return ferror(stdout) || fflush(stdout) ? 1 : 0;

@@ -11,7 +11,8 @@
  * handler that reports a violation cannot be replaced), mprotect and mmap with PROT_EXEC, execve,
  * ptrace, process_vm_*, kill, prctl but for a thread's name, fork and clone3 (whose flags are behind a
  * pointer), sockets of every family but AF_UNIX, ioctl but for the listed requests, and the futex
- * operations with priority inheritance. Attaching to a tap is allowed only if an interface is a placeholder.
+ * operations with priority inheritance. Attaching to a tap is allowed only if an interface is a placeholder,
+ * sending descriptors to others only if memory is a memfd.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -43,6 +44,7 @@
 #define VCPU  FILTER_VCPU
 #define PLUG  FILTER_PLUG
 #define FETCH FILTER_FETCH
+#define FORK  FILTER_FORK
 #define ALL   (FILTER_MAIN | FILTER_VCPU)
 #define EACH  (ALL | FETCH)
 
@@ -128,7 +130,7 @@ const struct filter_rule filter_table[] = {
 	IOCTL(MAIN, TUNSETQUEUE, "tap: queue pairs that the guest's driver uses"),
 	CALL(socket, MAIN, "vsock: the guest connects to the host; a tap: what its name is asked with", IS(0, AF_UNIX), IS(1, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)),
 	CALL(connect, MAIN, "vsock: the same; only sockets of the line above can"),
-	CALL(recvmsg, MAIN, "vsock: data from the host"),
+	CALL(recvmsg, MAIN, "vsock: data from the host; an API request, maybe with descriptors"),
 	CALL(madvise, MAIN, "balloon; vsock: give back what a connection had buffered", IS(2, MADV_DONTNEED)),
 	IOCTL(MAIN, KVM_SET_USER_MEMORY_REGION, "memory hotplug: a part of memory that the guest plugs or unplugs"),
 	IOCTL(MAIN, KVM_KVMCLOCK_CTRL, "resume: the guest's watchdogs are told of the pause"),
@@ -180,13 +182,18 @@ const struct filter_rule filter_table[] = {
 	IOCTL(BOOT | PLUG, TUNGETIFF, "tap: what an inherited descriptor is"),
 	IOCTL(BOOT | PLUG, TUNSETVNETHDRSZ, "tap: size of the virtio header"),
 
+	/* --- main thread, if memory is a memfd: PUT /vm/fork --- */
+	CALL(memfd_create, FORK, "fork: what the guest has written since the last one, and the state", IS(1, MFD_CLOEXEC | MFD_ALLOW_SEALING)),
+	CALL(fcntl, FORK, "fork: nobody writes to them any more", IS(1, F_ADD_SEALS)),
+	CALL(sendmsg, FORK, "fork: they go to the process that goes on with them", IS(2, MSG_NOSIGNAL | MSG_DONTWAIT)),
+
 	/* --- before the start: API requests that configure, and building the machine --- */
 	CALL(seccomp, BOOT, "the filters of MAIN and VCPU", IS(0, SECCOMP_SET_MODE_FILTER), IS(1, 0)),
 	CALL(openat, BOOT, "/dev/kvm"),
 	CALL(uname, BOOT, "which kernel a snapshot belongs to"),
 	CALL(sendmsg, BOOT, "restore: the memory's descriptor, to the process that brings it"),
 	CALL(eventfd2, BOOT, "interrupts and queue notifications"),
-	CALL(memfd_create, BOOT, "guest memory in a memfd", APART(1, MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB, 0)),
+	CALL(memfd_create, BOOT, "guest memory in a memfd", APART(1, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB | MFD_HUGE_2MB, 0)),
 	CALL(ftruncate, BOOT, "its size"),
 	CALL(bind, BOOT, "PUT /vsock"),
 	CALL(listen, BOOT, "PUT /vsock"),

@@ -12,7 +12,8 @@
  * Filters add up and are inherited: BOOT is installed by the main thread before anybody is listened
  * to, every vCPU thread adds VCPU before its first KVM_RUN, and the main thread adds MAIN when all
  * of them have. PLUG, which is MAIN and what attaches to a tap, takes its place if a network
- * interface is a placeholder. FETCH is for the thread of a working set (snapshot/workset.h).
+ * interface is a placeholder; FORK, which is MAIN and what gives memory to others, if memory is a memfd;
+ * FORK_PLUG if both. FETCH is for the thread of a working set (snapshot/workset.h).
  */
 #pragma once
 
@@ -26,6 +27,8 @@ enum seccomp_kind {
 	SECCOMP_VCPU,
 	SECCOMP_PLUG,
 	SECCOMP_FETCH,
+	SECCOMP_FORK,
+	SECCOMP_FORK_PLUG,
 	SECCOMP_KINDS
 };
 

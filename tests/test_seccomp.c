@@ -29,6 +29,8 @@ static const unsigned who_of[SECCOMP_KINDS] = {
 	[SECCOMP_BOOT] = FILTER_BOOT,	[SECCOMP_MAIN] = FILTER_MAIN,
 	[SECCOMP_VCPU] = FILTER_VCPU,	[SECCOMP_PLUG] = FILTER_MAIN | FILTER_PLUG,
 	[SECCOMP_FETCH] = FILTER_FETCH,
+	[SECCOMP_FORK] = FILTER_MAIN | FILTER_FORK,
+	[SECCOMP_FORK_PLUG] = FILTER_MAIN | FILTER_FORK | FILTER_PLUG,
 };
 
 TestSuite(seccomp, .timeout = 120);
@@ -251,9 +253,11 @@ Test(seccomp, few_calls_each_with_a_reason)
 	cr_expect_lt(seccomp_programs[SECCOMP_MAIN].calls, 42, "Firecracker allows 50");
 	cr_expect_lt(seccomp_programs[SECCOMP_VCPU].calls, 13);
 	cr_expect_eq(seccomp_programs[SECCOMP_PLUG].calls, seccomp_programs[SECCOMP_MAIN].calls);
+	cr_expect_eq(seccomp_programs[SECCOMP_FORK].calls, seccomp_programs[SECCOMP_MAIN].calls + 2,
+		     "memfd_create and sendmsg");
 	for (size_t i = 0; i < filter_table_len; i++) {
 		cr_expect(filter_table[i].why && filter_table[i].why[0], "rule %zu", i);
-		cr_expect(filter_table[i].who && filter_table[i].who < 32, "rule %zu", i);
+		cr_expect(filter_table[i].who && filter_table[i].who < 64, "rule %zu", i);
 	}
 }
 

@@ -228,10 +228,13 @@ static void on_ended(struct loop_source *s, uint32_t events)
 /* What the main thread may do from now on. */
 static enum seccomp_kind main_filter(const struct config *c)
 {
+	bool plug = false;
+
 	for (unsigned i = 0; i < c->net_count; i++)
-		if (c->net[i].placeholder)
-			return SECCOMP_PLUG;
-	return SECCOMP_MAIN;
+		plug |= c->net[i].placeholder;
+	if (c->machine.memfd)
+		return plug ? SECCOMP_FORK_PLUG : SECCOMP_FORK;
+	return plug ? SECCOMP_PLUG : SECCOMP_MAIN;
 }
 
 int machine_park(struct vm_machine *m, struct err *e)

@@ -32,6 +32,10 @@ struct conn {
 	const struct http_stream *stream; /* the answer goes on; nothing is read any more */
 	uint64_t stream_at;
 	bool chunked;
+	uint64_t ticket;	       /* the answer comes later; 0: none is waited for */
+	bool keep_alive;	       /* after it */
+	int passed[SERVER_PASSED_MAX]; /* came with the request that is being read; owned */
+	unsigned passed_count;
 };
 
 struct server {
@@ -42,6 +46,7 @@ struct server {
 	uint64_t accept_again_ns;  /* no descriptor was left: not before then. 0: accepting */
 	struct loop_timer timer;
 	struct conn *conn[SERVER_CONNECTIONS_MAX];
+	uint64_t tickets; /* given */
 };
 
 static void arm_timer(struct server *s)
@@ -68,6 +73,13 @@ static void accept_watch(struct server *s, bool on)
 	arm_timer(s);
 }
 
+static void close_passed(struct conn *c)
+{
+	for (unsigned i = 0; i < c->passed_count; i++)
+		fd_close(&c->passed[i]);
+	c->passed_count = 0;
+}
+
 static void conn_destroy(struct conn *c)
 {
 	struct server *s = c->server;
@@ -78,6 +90,7 @@ static void conn_destroy(struct conn *c)
 	loop_del(s->loop, &c->source);
 	fd_close(&c->source.fd);
 	http_destroy(c->http);
+	close_passed(c);
 	free(c->out);
 	free(c);
 	/* Its descriptor may be what another client is waiting for. */
@@ -189,14 +202,28 @@ static int conn_respond(struct conn *c, struct http_response *r)
 
 static int conn_handle(struct conn *c)
 {
-	const struct http_request *req = http_get(c->http);
-	struct http_response r = {.keep_alive = req->keep_alive,
-				  .chunked = req->chunks,
-				  .no_body = strcmp(req->method, "HEAD") == 0};
+	struct http_request req = *http_get(c->http);
+	struct http_response r = {.keep_alive = req.keep_alive,
+				  .chunked = req.chunks,
+				  .no_body = strcmp(req.method, "HEAD") == 0};
 
-	c->server->config.handle(c->server->config.arg, req, &r);
+	req.ticket = ++c->server->tickets;
+	req.passed = c->passed;
+	req.passed_count = c->passed_count;
+	c->server->config.handle(c->server->config.arg, &req, &r);
 	http_next(c->http);
-	return conn_respond(c, &r);
+	close_passed(c);
+	if (!r.later)
+		return conn_respond(c, &r);
+	c->ticket = req.ticket;
+	c->keep_alive = r.keep_alive;
+	return 0;
+}
+
+/* Whether the next request may be looked at. */
+static bool conn_reads(const struct conn *c)
+{
+	return !c->out && !c->last && !c->stream && !c->ticket;
 }
 
 /*
@@ -208,7 +235,7 @@ static int conn_serve(struct conn *c)
 	unsigned turns = REQUESTS_A_TURN;
 	int r = 0;
 
-	while (r == 0 && !c->out && !c->last && !c->stream && c->in_pos < c->in_len && turns > 0) {
+	while (r == 0 && conn_reads(c) && c->in_pos < c->in_len && turns > 0) {
 		struct http_response resp = {0};
 		size_t used;
 
@@ -227,7 +254,7 @@ static int conn_serve(struct conn *c)
 			break;
 		}
 	}
-	c->more = !c->out && !c->last && !c->stream && c->in_pos < c->in_len;
+	c->more = conn_reads(c) && c->in_pos < c->in_len;
 	if (r == 0 && !c->out && !c->last && http_partial(c->http) &&
 	    http_wants_continue(c->http)) {
 		static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -237,15 +264,45 @@ static int conn_serve(struct conn *c)
 	return r;
 }
 
+/* The descriptors of a message; those there is no room for are closed. */
+static void take_passed(struct conn *c, struct msghdr *msg)
+{
+	for (struct cmsghdr *m = CMSG_FIRSTHDR(msg); m; m = CMSG_NXTHDR(msg, m)) {
+		const int *fd = (const int *)(const void *)CMSG_DATA(m);
+		size_t count = (m->cmsg_len - CMSG_LEN(0)) / sizeof(*fd);
+
+		for (size_t i = 0; m->cmsg_type == SCM_RIGHTS && i < count; i++) {
+			int passed = fd[i];
+
+			if (c->passed_count < SERVER_PASSED_MAX)
+				c->passed[c->passed_count++] = passed;
+			else
+				fd_close(&passed);
+		}
+	}
+}
+
 /* 1 when something came, 0 when nothing was there, -errno when the connection is over. */
 static int conn_receive(struct conn *c)
 {
-	ssize_t n = fd_read(c->source.fd, c->in, sizeof(c->in));
+	struct iovec iov = {.iov_base = c->in, .iov_len = sizeof(c->in)};
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(c->passed))];
+	} control;
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.buf,
+		.msg_controllen = sizeof(control.buf),
+	};
+	ssize_t n = recvmsg(c->source.fd, &msg, MSG_CMSG_CLOEXEC);
 
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	if (n == 0)
 		return -ECONNRESET;
+	take_passed(c, &msg);
 	c->in_pos = 0;
 	c->in_len = c->shut ? 0 : (size_t)n;
 	return 1;
@@ -255,7 +312,7 @@ static int conn_receive(struct conn *c)
 static void conn_wait(struct conn *c)
 {
 	bool waiting = (c->out && !c->stream) || c->shut || http_partial(c->http);
-	uint32_t input = c->stream || c->more ? 0 : EPOLLIN;
+	uint32_t input = c->stream || c->ticket || c->more ? 0 : EPOLLIN;
 
 	loop_mod(c->server->loop, &c->source, c->out ? EPOLLOUT : input);
 	if (!waiting)
@@ -268,11 +325,12 @@ static void conn_wait(struct conn *c)
 static void conn_ready(struct loop_source *source, uint32_t events)
 {
 	struct conn *c = source->arg;
-	int r = c->stream && events & EPOLLHUP ? -ECONNRESET : conn_flush(c);
+	bool gone = (c->stream || c->ticket) && events & EPOLLHUP;
+	int r = gone ? -ECONNRESET : conn_flush(c);
 
 	if (r == 0)
 		r = conn_pump(c);
-	if (r == 0 && !c->out && !c->stream && (c->in_pos == c->in_len || c->shut))
+	if (r == 0 && !c->out && !c->stream && !c->ticket && (c->in_pos == c->in_len || c->shut))
 		r = conn_receive(c);
 	if (r >= 0)
 		r = conn_serve(c);
@@ -409,6 +467,26 @@ struct server *server_create(struct loop *loop, const struct server_config *conf
 		return NULL;
 	}
 	return s;
+}
+
+void server_answer(struct server *s, uint64_t ticket, struct http_response *resp)
+{
+	for (unsigned i = 0; i < SERVER_CONNECTIONS_MAX; i++) {
+		struct conn *c = s->conn[i];
+
+		if (!c || c->ticket != ticket)
+			continue;
+		c->ticket = 0;
+		resp->keep_alive = c->keep_alive;
+		if (conn_respond(c, resp) < 0) {
+			conn_destroy(c);
+			return;
+		}
+		c->more = conn_reads(c) && c->in_pos < c->in_len;
+		conn_wait(c);
+		return;
+	}
+	free(TAKE(resp->body));
 }
 
 void server_wake(struct server *s)

@@ -6,7 +6,10 @@
  * A connection takes no new request while an answer waits to be sent, so that a client which does
  * not read costs one answer and one input buffer. Whoever leaves a request half-sent, or an answer
  * unread, for `timeout_ns` is dropped (408 when it still can be told); an idle connection may stay
- * for ever and costs no timer. Main thread.
+ * for ever and costs no timer.
+ *
+ * A request may come with descriptors (SCM_RIGHTS), which its handler may duplicate; and its answer may
+ * come later, by its ticket. Main thread.
  */
 #pragma once
 
@@ -16,6 +19,7 @@
 #define SERVER_CONNECTIONS_MAX 16 /* one more is answered 503 */
 #define SERVER_STREAMS_MAX     8  /* of them, with an answer that goes on; one more: 503 */
 #define SERVER_ALLOW_MAX       16
+#define SERVER_PASSED_MAX      16 /* descriptors with a request; more are closed */
 #define SERVER_TIMEOUT_NS      30000000000ull
 
 /* A peer by the user or the group that it had when it connected (SO_PEERCRED, unix(7)). */
@@ -36,7 +40,7 @@ struct server_config {
 	int fd;
 	size_t max_body;
 	uint64_t timeout_ns;
-	/* Fills `resp` (status, body) for a whole request. Must not destroy the server. */
+	/* Fills `resp` (status, body, or `later`) for a whole request. Must not destroy the server. */
 	void (*handle)(void *arg, const struct http_request *req, struct http_response *resp);
 	void *arg;
 };
@@ -48,6 +52,8 @@ struct server;
  * message that says whether somebody is listening there. NULL with `e` filled on failure.
  */
 struct server *server_create(struct loop *loop, const struct server_config *config, struct err *e);
+/* The answer to a request that was to be answered later. Its client may be gone; frees resp->body. */
+void server_answer(struct server *s, uint64_t ticket, struct http_response *resp);
 /* Streams (struct http_stream) have something new: sends it. */
 void server_wake(struct server *s);
 /*

@@ -28,6 +28,10 @@ struct http_request {
 	size_t body_len;
 	bool keep_alive;
 	bool chunks; /* the client understands chunked transfer coding (HTTP/1.1) */
+	/* Filled by the server: by what it can be answered later, and descriptors that came with it. */
+	uint64_t ticket;
+	const int *passed; /* borrowed until the handler returns */
+	unsigned passed_count;
 };
 
 /*
@@ -51,6 +55,7 @@ struct http_response {
 	bool deprecated; /* adds "Deprecation: true" */
 	bool no_body;	 /* the answer to HEAD: headers as if `body` followed */
 	bool keep_alive;
+	bool later; /* there is no answer yet (api-sock/server.h) */
 };
 
 enum http_event {

@@ -22,6 +22,10 @@ struct api {
 	json_t *primed; /* the configuration of the snapshot that a shell is primed with; or NULL */
 	bool configured; /* something of the microVM was configured: no snapshot can be loaded */
 	struct http_stream events; /* what GET /events answers with; read NULL: nothing */
+	/* Answers a request that was to be answered later; frees r->body. */
+	void (*answer)(void *arg, uint64_t ticket, struct http_response *r);
+	void *answer_arg;
+	struct hand_over *forking; /* PUT /vm/fork is on its way; or NULL (api-sock/fork.c) */
 };
 
 struct api_call {
@@ -32,8 +36,12 @@ struct api_call {
 	const char *type;
 	const struct http_stream *stream; /* instead, also of `type` */
 	bool deprecated;		  /* the answer says so */
-	bool too_large;			  /* set on failure: 413 */
-	bool bad_body; /* set on failure when `body` itself could not be understood */
+	bool later;			  /* the answer will be given to route_answer() */
+	uint64_t ticket;		  /* for that */
+	const int *passed;		  /* descriptors that came with it; borrowed */
+	unsigned passed_count;
+	bool too_large; /* set on failure: 413 */
+	bool bad_body;	/* set on failure when `body` itself could not be understood */
 };
 
 /* All return 0, or -errno with `e` filled in words for the client and nothing changed. */
@@ -64,6 +72,7 @@ api_action action_put_boot_source;
 api_action action_put_cpu_config;
 api_action action_put_drive;
 api_action action_put_entropy;
+api_action action_put_fork;
 api_action action_put_hotplug;
 api_action action_put_logger;
 api_action action_put_machine;

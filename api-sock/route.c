@@ -95,6 +95,7 @@ const struct route routes[] = {
 	{DELETE, "/vm/migrate", PHASE_ANY, action_delete_migrate, NULL, NULL, METRICS_NONE},
 	{PUT, "/vm/receive", PHASE_BEFORE, action_put_receive, &schema_receive, NULL,
 	 METRICS_NONE},
+	{PUT, "/vm/fork", PHASE_AFTER, action_put_fork, &schema_fork, NULL, METRICS_NONE},
 	{PATCH, "/vm", PHASE_AFTER, action_patch_vm, &schema_vm, NULL, METRICS_NONE},
 };
 /* clang-format on */
@@ -257,6 +258,7 @@ static void respond_error(struct http_response *resp, const struct http_request 
 
 static void respond_ok(struct http_response *resp, struct api_call *call)
 {
+	resp->later = call->later;
 	resp->status = call->reply || call->text || call->stream ? 200 : 204;
 	resp->deprecated = call->deprecated;
 	resp->type = call->type;
@@ -270,7 +272,8 @@ static void respond_ok(struct http_response *resp, struct api_call *call)
 static void answer(struct api *api, const struct http_request *req, struct http_response *resp)
 {
 	char path[HTTP_TARGET_MAX + 1];
-	struct api_call call = {0};
+	struct api_call call = {
+		.ticket = req->ticket, .passed = req->passed, .passed_count = req->passed_count};
 	const struct route *route;
 	struct err e = {0};
 	int r;
@@ -294,6 +297,22 @@ static void answer(struct api *api, const struct http_request *req, struct http_
 	if (route)
 		metric_inc(&api->metrics->fails[route->counter]);
 	respond_error(resp, req, &call, &e);
+}
+
+void route_answer(struct api *api, const char *what, uint64_t ticket, json_t *reply,
+		  const struct err *failed)
+{
+	struct http_response resp = {.status = 200};
+
+	resp.body = failed ? NULL : json_dumps(reply, JSON_COMPACT);
+	json_decref(reply);
+	if (failed) {
+		http_respond_fault(&resp, 400, failed->msg);
+		log_warn("API: %s: %s", what, failed->msg);
+	} else if (!resp.body) {
+		http_respond_fault(&resp, 500, "Out of memory.");
+	}
+	api->answer(api->answer_arg, ticket, &resp);
 }
 
 void route_handle(void *arg, const struct http_request *req, struct http_response *resp)

@@ -24,5 +24,12 @@ struct route {
 extern const struct route routes[];
 extern const unsigned route_count;
 
+/*
+ * The answer to a request (`what`: "PUT /path", for the log) that was to be answered later: `failed`, or
+ * else `reply`, which is taken.
+ */
+void route_answer(struct api *api, const char *what, uint64_t ticket, json_t *reply,
+		  const struct err *failed);
+
 /* Answers one request; `api` is a struct api. Fits struct server_config. */
 void route_handle(void *api, const struct http_request *req, struct http_response *resp);

@@ -387,6 +387,11 @@ SCHEMA(schema_metrics, "Metrics", metrics_fields);
 
 static const struct body_name snapshot_type_names[] = {{"Full", false}, {"Diff", true}, {0}};
 
+static const struct body_field fork_fields[] = {
+	{.name = "children", .type = BODY_ARRAY, .flags = BODY_REQUIRED},
+};
+SCHEMA(schema_fork, "ForkParams", fork_fields);
+
 static const struct body_field snapshot_create_fields[] = {
 	{"snapshot_path", BODY_STRING, BODY_REQUIRED,
 	 AT(struct snapshot_create_request, snapshot_path)},
@@ -402,6 +407,7 @@ static const struct body_name backend_names[] = {
 	{"File", SNAPSHOT_BACKEND_FILE},
 	{"Uffd", SNAPSHOT_BACKEND_UFFD},
 	{"Pager", SNAPSHOT_BACKEND_PAGER},
+	{"Passed", SNAPSHOT_BACKEND_PASSED},
 	{0},
 };
 

@@ -144,6 +144,7 @@ extern const struct body schema_cpu_config;	      /* api-sock/cpuconfig.h; nothi
 extern const struct body schema_drive;		      /* struct drive */
 extern const struct body schema_drive_update;	      /* struct drive_update */
 extern const struct body schema_entropy;	      /* struct entropy_request */
+extern const struct body schema_fork;		      /* api-sock/fork.c; nothing is stored */
 extern const struct body schema_instance_info;	      /* struct instance_info */
 extern const struct body schema_limiter;	      /* struct limiter_config */
 extern const struct body schema_logger;		      /* struct logger_config */

@@ -272,7 +272,8 @@ int snapshot_configure(void *arg, struct err *e)
 	return r;
 }
 
-static int load(struct api *api, const struct snapshot_load_request *req, struct err *e)
+static int load(struct api *api, const struct api_call *call,
+		const struct snapshot_load_request *req, struct err *e)
 {
 	struct snapshot_apply a = {.api = api, .req = req};
 	bool file = req->mem_file_path;
@@ -280,6 +281,8 @@ static int load(struct api *api, const struct snapshot_load_request *req, struct
 		.snapshot_path = req->snapshot_path,
 		.backend = file ? SNAPSHOT_BACKEND_FILE : req->backend.type,
 		.backend_path = file ? req->mem_file_path : req->backend.path,
+		.passed = call->passed,
+		.passed_count = call->passed_count,
 		.track_dirty_pages = req->track_dirty_pages || req->enable_diff_snapshots,
 		.working_set = req->working_set,
 		.working_set_ms = req->working_set_ms,
@@ -315,9 +318,11 @@ static int check_request(const struct api *api, const struct snapshot_load_reque
 		return err_set(e, EINVAL,
 			       "Loading a microVM snapshot not allowed after configuring "
 			       "boot-specific resources.");
-	if (req->huge_pages == SNAPSHOT_PAGES_2M && req->backend.type == SNAPSHOT_BACKEND_FILE)
+	if (req->huge_pages == SNAPSHOT_PAGES_2M && (req->backend.type == SNAPSHOT_BACKEND_FILE ||
+						      req->backend.type == SNAPSHOT_BACKEND_PASSED))
 		return err_set(e, EINVAL, "huge_pages 2M needs the memory backend Uffd or Pager");
-	if (req->working_set && req->backend.type == SNAPSHOT_BACKEND_UFFD)
+	if (req->working_set && (req->backend.type == SNAPSHOT_BACKEND_UFFD ||
+				 req->backend.type == SNAPSHOT_BACKEND_PASSED))
 		return err_set(e, EINVAL, "working_set needs the memory backend File or Pager");
 	return 0;
 }
@@ -375,7 +380,7 @@ int action_put_snapshot_load(struct api *api, struct api_call *call, struct err 
 		r = err_wrap(e, "Load snapshot error");
 	} else if (r == 0) {
 		call->deprecated = req.mem_file_path || req.enable_diff_snapshots;
-		r = load(api, &req, e);
+		r = load(api, call, &req, e);
 		if (r < 0)
 			r = give_up(api, "Load snapshot error", e);
 	}

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "snapshot/fork.h"
 #include "snapshot/job.h"
 #include "snapshot/migrate.h"
 #include "snapshot/pager.h"
@@ -28,6 +29,7 @@ void snapshot_history_finish(struct snapshot_history *h)
 	pageset_finish(&h->reported);
 	live_abandon(h->live);
 	migrate_forget(h);
+	fork_forget(h);
 	snapshot_cool(h);
 	workset_end(h->workset); /* its thread may wait for a page */
 	pager_destroy(h->pager);
@@ -299,6 +301,8 @@ int snapshot_create(struct vm *vm, struct snapshot_history *h,
 		return err_set(e, EBUSY, "a live snapshot is still being written");
 	if (h->sending)
 		return err_set(e, EBUSY, "a migration is under way");
+	if (fork_busy(h))
+		return err_set(e, EBUSY, "a fork is on its way");
 	if (p->live)
 		return live_begin(vm, h, p, e);
 	if (vm->phase != VM_PAUSED)

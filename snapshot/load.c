@@ -113,9 +113,22 @@ void snapshot_cool(struct snapshot_history *h)
 
 /* --- files --- */
 
+/* A passed one is judged by its contents; its size is asked for as of any other. */
+static int open_state(const struct snapshot_load_params *p, struct err *e)
+{
+	int fd;
+
+	if (p->backend != SNAPSHOT_BACKEND_PASSED)
+		return fd_open_file(p->snapshot_path, O_RDONLY, false, e);
+	if (p->passed_count < 2)
+		return err_set(e, EINVAL, "state and memory have not come with the request");
+	fd = fcntl(p->passed[0], F_DUPFD_CLOEXEC, 0);
+	return fd < 0 ? err_sys(e, "duplicate the state's descriptor") : fd;
+}
+
 static int read_state(struct load *l, struct err *e)
 {
-	cleanup_fd int fd = fd_open_file(l->p->snapshot_path, O_RDONLY, false, e);
+	cleanup_fd int fd = open_state(l->p, e);
 
 	if (fd < 0)
 		return fd;
@@ -133,6 +146,9 @@ static int check_shell(const struct load *l, struct err *e)
 		.pit = l->state.kvm.pit,
 	};
 
+	if (l->p->backend != SNAPSHOT_BACKEND_PASSED && state_count_layers(&l->state))
+		return err_set(e, EINVAL, "'%s' is a fork's, whose memory is no file",
+			       l->p->snapshot_path);
 	for (unsigned i = 0; i < l->state.virtio_count; i++)
 		need.hotplug |= l->state.virtio[i].type == VIRTIO_ID_MEM;
 	return l->vm->shell ? shell_fits(l->vm, &need, e) : 0;
@@ -226,6 +242,21 @@ static int map_file(struct load *l, const struct gmem_region *ram, unsigned coun
 	return r < 0 ? err_wrap(e, "memory file '%s'", l->p->backend_path) : 0;
 }
 
+static int map_passed(struct load *l, const struct gmem_region *ram, unsigned count, struct err *e)
+{
+	const struct snapshot_load_params *p = l->p;
+	struct gmem *mem = &l->m->mem;
+	int fd = fcntl(p->passed[1], F_DUPFD_CLOEXEC, 0);
+	int r;
+
+	if (fd < 0)
+		return err_sys(e, "duplicate the memory's descriptor");
+	r = l->m->warm ? gmem_back_file(mem, fd, e) : gmem_init_file(mem, ram, count, fd, e);
+	if (r == 0)
+		r = layers_map(mem, &l->state, p->passed + 2, p->passed_count - 2, e);
+	return r < 0 ? err_wrap(e, "memory of '%s'", p->backend_path) : 0;
+}
+
 static int start_pager(struct load *l, struct err *e)
 {
 	int fd = open_memory(l, e);
@@ -276,6 +307,8 @@ static int build_memory(struct load *l, struct err *e)
 		return map_lazily(l, ram, (unsigned)n, e);
 	case SNAPSHOT_BACKEND_STREAM:
 		return map_empty(l, ram, (unsigned)n, l->vm->config.machine.memfd, e);
+	case SNAPSHOT_BACKEND_PASSED:
+		return map_passed(l, ram, (unsigned)n, e);
 	}
 	return err_set(e, EINVAL, "no memory backend");
 }
@@ -447,6 +480,9 @@ static int build(struct load *l, struct err *e)
 
 static void remember(struct load *l)
 {
+	/* A fork is nothing that a diff could be merged onto. */
+	if (l->p->backend == SNAPSHOT_BACKEND_PASSED)
+		return;
 	l->h->last = l->h->origin = l->state.meta.id;
 	if (l->p->backend == SNAPSHOT_BACKEND_FILE)
 		l->h->memory_fd = fcntl(l->m->mem.fd, F_DUPFD_CLOEXEC, 0);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "snapshot/fork.h"
 #include "snapshot/memory.h"
 #include "virtio/mmio_state.h"
 #include "vmm/base/fd.h"
@@ -11,10 +12,17 @@
 
 #define STACK_SIZE KIB(64)
 
-int precopy_collect(struct vm_machine *m, struct pageset *s, struct pageset *all, struct err *e)
+int precopy_drain(struct vm_machine *m, struct err *e)
 {
-	int r;
+	int r = 0;
 
+	for (unsigned i = 0; r == 0 && i < m->virtio_count; i++)
+		r = virtio_mmio_drain(&m->virtio[i], e);
+	return r;
+}
+
+int precopy_take_log(struct vm_machine *m, struct pageset *s, struct err *e)
+{
 	for (unsigned i = 0; i < m->virtio_count; i++) {
 		const struct virtio_device *d = m->virtio[i].dev;
 
@@ -23,7 +31,14 @@ int precopy_collect(struct vm_machine *m, struct pageset *s, struct pageset *all
 			virtq_mark(&d->queue[q]);
 		pthread_mutex_unlock(d->env.lock);
 	}
-	r = memory_take_dirty(&m->mem, &m->kvm, s, e);
+	return memory_take_dirty(&m->mem, &m->kvm, s, e);
+}
+
+int precopy_collect(struct vm_machine *m, struct pageset *s, struct pageset *all, struct err *e)
+{
+	int r = precopy_take_log(m, s, e);
+
+	fork_share_dirty(m->fork, s);
 	pageset_add_all(all, s);
 	return r;
 }
@@ -103,10 +118,8 @@ void precopy_finish(struct precopy *p)
 int precopy_take(struct precopy *p, struct err *e)
 {
 	struct vm_machine *m = p->vm->machine;
-	int r = 0;
+	int r = precopy_drain(m, e);
 
-	for (unsigned i = 0; r == 0 && i < m->virtio_count; i++)
-		r = virtio_mmio_drain(&m->virtio[i], e);
 	pageset_clear(&p->next);
 	if (r == 0)
 		r = precopy_collect(m, &p->next, p->dirty, e);
@@ -118,7 +131,7 @@ int precopy_begin(struct precopy *p, struct err *e)
 {
 	int r = 0;
 
-	if (!p->vm->config.machine.track_dirty_pages) {
+	if (!p->vm->machine->log_dirty) {
 		p->logging = true;
 		r = machine_log_dirty(p->vm->machine, true, e);
 	}

@@ -49,10 +49,11 @@ int precopy_take(struct precopy *p, struct err *e);
 /* Whether another round would not leave less than the one before. */
 bool precopy_stalls(const struct precopy *p);
 
-/*
- * Moves what is dirty into `s`, and adds it to `all`: the tracking begins anew. No device has a request in
- * flight.
- */
+/* Finishes what the devices have in flight, until precopy_thaw(). */
+int precopy_drain(struct vm_machine *m, struct err *e);
+/* Moves what the log says into `s`, for forks: it begins anew. No device has a request in flight. */
+int precopy_take_log(struct vm_machine *m, struct pageset *s, struct err *e);
+/* The same for everybody else, also what forks have taken meanwhile; adds it to `all`. */
 int precopy_collect(struct vm_machine *m, struct pageset *s, struct pageset *all, struct err *e);
 /* Drained devices go on with what they have put back. */
 void precopy_thaw(struct vm_machine *m);

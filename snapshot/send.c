@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "snapshot/migrate.h"
+#include "snapshot/fork.h"
 #include "snapshot/precopy.h"
 #include "snapshot/stream.h"
 #include "vmm/base/fd.h"
@@ -560,9 +561,11 @@ int migrate_begin(struct vm *vm, struct snapshot_history *h, const struct migrat
 
 	if (!vm->machine || vm->machine->vcpus.end != VCPU_END_NONE)
 		return err_set(e, EINVAL, "there is no guest that runs");
-	if (h->live || h->sending)
+	if (h->live || h->sending || fork_busy(h))
 		return err_set(e, EBUSY, "a %s is under way",
-			       h->live ? "live snapshot" : "migration");
+			       h->live	    ? "live snapshot"
+			       : h->sending ? "migration"
+					    : "fork");
 	/* Nobody could end a thread that waits for a handler which is gone. */
 	if (h->lazy)
 		return err_set(e, ENOTSUP, "memory that a page fault handler brings cannot move");

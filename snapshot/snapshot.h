@@ -18,6 +18,7 @@ struct snapshot_history {
 	struct pageset reported;    /* without tracking: pages that diffs since the load had */
 	struct workset *workset;    /* snapshot/workset.h; or NULL */
 	struct snapshot_live *live; /* one that is being written while the guest runs; or NULL */
+	struct fork *fork;	    /* snapshot/fork.h; NULL: memory was never shared */
 	struct load *warm;	    /* snapshot_warm(); or NULL */
 	struct sending
 		*sending; /* snapshot/migrate.h: it is on its way to another process; or NULL */
@@ -76,6 +77,7 @@ enum snapshot_backend {
 	SNAPSHOT_BACKEND_UFFD,	 /* another process brings it (snapshot/uffd.h) */
 	SNAPSHOT_BACKEND_PAGER,	 /* a thread brings it from the file (snapshot/pager.h) */
 	SNAPSHOT_BACKEND_STREAM, /* snapshot/receive.c */
+	SNAPSHOT_BACKEND_PASSED, /* state and memory are descriptors: snapshot/fork.h */
 };
 enum snapshot_pages {
 	SNAPSHOT_PAGES_AS_SAVED,
@@ -87,7 +89,9 @@ enum snapshot_pages {
 struct snapshot_load_params {
 	const char *snapshot_path;
 	enum snapshot_backend backend;
-	const char *backend_path; /* memory file, or socket of the page fault handler */
+	const char *backend_path; /* memory file, socket of the page fault handler, or a name */
+	const int *passed;	  /* of SNAPSHOT_BACKEND_PASSED, `passed_count` of them; borrowed */
+	unsigned passed_count;
 	bool track_dirty_pages;
 	const char *working_set; /* snapshot/workset.h; NULL: none. Not with the backend Uffd */
 	unsigned working_set_ms; /* of running that are recorded */

@@ -78,6 +78,7 @@ static const struct {
 	{STATE_TAG_VIRT, "virtio device", VIRTIO_MMIO_STATE_VERSION},
 	{STATE_TAG_VDEV, "virtio device's own", 0},
 	{STATE_TAG_MTAB, "memory table", MEMORY_TABLE_VERSION},
+	{STATE_TAG_LAYR, "layer of memory", MEMORY_TABLE_VERSION},
 };
 
 static const char *name_of(uint32_t tag)
@@ -299,6 +300,27 @@ void state_finish(struct state *s)
 	*s = (struct state){0};
 }
 
+unsigned state_count_layers(const struct state *s)
+{
+	unsigned n = 0;
+
+	while (snapfile_find(&s->file, STATE_TAG_LAYR, n))
+		n++;
+	return n;
+}
+
+int state_read_layer(const struct state *s, unsigned i, struct memory_table *t, struct err *e)
+{
+	int r;
+
+	*t = (struct memory_table){0};
+	r = READ_SECTION(&s->file, STATE_TAG_LAYR, i, e, memory_table_wire(t, &w),
+			 memory_table_check(t, s->meta.mem_size / GMEM_PAGE, e));
+	if (r < 0)
+		memory_table_finish(t);
+	return r;
+}
+
 static uint16_t device_version(const struct virtio_device *d)
 {
 	return d->ops->wire_version ? d->ops->wire_version : 1;
@@ -396,6 +418,12 @@ int state_write(struct state *s, struct vm_machine *m, struct memory_table *tabl
 	if (table)
 		WRITE_SECTION(out, STATE_TAG_MTAB, 0, MEMORY_TABLE_VERSION, true,
 			      memory_table_wire(table, w));
+	for (unsigned i = 0; i < s->layers; i++) {
+		struct memory_table t = s->layer[i].table;
+
+		WRITE_SECTION(out, STATE_TAG_LAYR, i, MEMORY_TABLE_VERSION, false,
+			      memory_table_wire(&t, w));
+	}
 	r = snapfile_close(out);
 	return r < 0 ? err_set(e, -r, "put the state together: %s", strerror(-r)) : 0;
 }

@@ -11,6 +11,7 @@
  *	VIRT	one for each virtio slot: registers, queues	virtio/mmio_state.h
  *	VDEV	what its device has beyond that			the device's file
  *	MTAB	optional: which pages were written, hashes	snapshot/memory.h
+ *	LAYR	of a fork, one for each layer: its pages	snapshot/layers.h
  *
  * The configuration is text that this layer does not look into: the code that prints it for the
  * API reads it again, so that no field of a device can be forgotten here, and a device that is
@@ -20,6 +21,7 @@
 #pragma once
 
 #include "snapshot/file.h"
+#include "snapshot/layers.h"
 #include "snapshot/memory.h"
 #include "virtio/mmio_state.h"
 #include "vmm/kvm_state.h"
@@ -39,6 +41,7 @@ enum {
 	STATE_TAG_VIRT = SNAPFILE_TAG('V', 'I', 'R', 'T'),
 	STATE_TAG_VDEV = SNAPFILE_TAG('V', 'D', 'E', 'V'),
 	STATE_TAG_MTAB = SNAPFILE_TAG('M', 'T', 'A', 'B'),
+	STATE_TAG_LAYR = SNAPFILE_TAG('L', 'A', 'Y', 'R'),
 };
 
 #define SNAPSHOT_ID_LEN	   16u
@@ -92,6 +95,9 @@ struct state {
 	struct i8042_state i8042;
 	struct virtio_mmio_state virtio[LAYOUT_VIRTIO_MAX];
 	unsigned virtio_count;
+	const struct layer
+		*layer; /* to be written, `layers` of them; borrowed (snapshot/layers.h) */
+	unsigned layers;
 	struct x86_state *vcpu; /* owned, unless they are those of a room; meta.vcpus of them */
 	bool borrowed_vcpu;
 };
@@ -129,6 +135,9 @@ int state_read_meta(struct state_meta *meta, const struct snapfile *f, struct er
 /* MTAB. 0 with an empty table when the file has none. The caller finishes `t`. */
 int state_read_table(struct memory_table *t, const struct snapfile *f, uint64_t pages,
 		     struct err *e);
+/* How many LAYR it has; and one of them. The caller finishes `t`. */
+unsigned state_count_layers(const struct state *s);
+int state_read_layer(const struct state *s, unsigned i, struct memory_table *t, struct err *e);
 /* VDEV of a slot, into its device. */
 int state_read_device(const struct state *s, unsigned slot, struct virtio_device *d, struct err *e);
 

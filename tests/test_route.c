@@ -726,6 +726,7 @@ Test(route, openapi_describes_the_field_tables)
 		&schema_version,
 		&schema_vm,
 		&schema_vsock,
+		&schema_fork,
 		&schema_snapshot_create,
 		&schema_snapshot_load,
 		&schema_snapshot_prime,
@@ -748,8 +749,8 @@ Test(route, openapi_describes_the_field_tables)
 		check_schema(all[i]);
 	check_schema(schema_net_policy.field[1].body);
 	check_schema(schema_net_rewrite.field[0].body);
-	/* And those two, Error, FullVmConfiguration, and MmdsContentsObject, which is anything. */
-	cr_expect_eq(yaml_children("components.schemas"), ARRAY_SIZE(all) + 5);
+	/* And those two, Error, FullVmConfiguration, ForkResult, and MmdsContentsObject, which is anything. */
+	cr_expect_eq(yaml_children("components.schemas"), ARRAY_SIZE(all) + 6);
 	free_yaml();
 }
 
@@ -782,6 +783,8 @@ static void check_route(const struct route *r)
 		cr_expect_not_null(yaml_get("%s.responses.'200'.content.text/plain", at));
 	else if (r->action == action_get_mmds)
 		expect_ref("MmdsContentsObject", at, "responses.'200'");
+	else if (r->action == action_put_fork)
+		expect_ref("ForkResult", at, "responses.'200'");
 	else if (r->verb == HTTP_VERB_GET)
 		expect_ref(r->reply ? r->reply->name : "FullVmConfiguration", at,
 			   "responses.'200'");

@@ -50,6 +50,7 @@ struct vm_machine {
 	void (*woken)(void *arg);
 	void *woken_arg;
 	bool log_dirty; /* KVM logs which pages the guest writes */
+	struct fork *fork; /* who else is told what was (snapshot/fork.h); or NULL. Borrowed */
 };
 
 /* An empty one; NULL with `e` filled on failure. */

@@ -295,6 +295,13 @@ static int check_inherited(const struct options *o, struct err *e)
 	return 0;
 }
 
+static void answer_later(void *arg, uint64_t ticket, struct http_response *r)
+{
+	const struct app *app = arg;
+
+	server_answer(app->server, ticket, r);
+}
+
 static int setup(struct app *app, struct err *e)
 {
 	unsigned seed = 0;
@@ -324,6 +331,8 @@ static int setup(struct app *app, struct err *e)
 		.vm = &app->vm,
 		.metrics = &app->metrics,
 		.events = {.read = read_events, .arg = &app->events},
+		.answer = answer_later,
+		.answer_arg = app,
 	};
 	snapshot_history_init(&app->api.snapshots);
 	r = event_init(&app->events, &app->loop, e);

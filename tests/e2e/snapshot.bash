@@ -46,6 +46,19 @@ verify() {
 	"$TOP/build/spore-snapshot" verify "$SNAP/$1.state" "$SNAP/$1.mem"
 }
 
+# one_moment FILE: the memory of sweep.S is that of one moment. Prints the number that it begins with.
+one_moment() {
+	python3 - "$1" <<-'EOF'
+		import struct, sys
+		with open(sys.argv[1], "rb") as f:
+		    memory = f.read()
+		numbers = [struct.unpack_from("<Q", memory, at)[0] for at in range(0x200000, 0x3200000, 4096)]
+		steps = sum(a != b for a, b in zip(numbers, numbers[1:]))
+		assert numbers[0] - numbers[-1] == steps and steps in (0, 1), (numbers[0], numbers[-1], steps)
+		print(numbers[0])
+	EOF
+}
+
 # live NAME [JQ]: a live snapshot, until it is there. $EVENTS has what happened.
 live() {
 	local before

@@ -112,3 +112,287 @@ memory_of() {
 	printf q >&7
 	ends_with 0
 }
+
+@test "memory is that of one moment, of the child too, and the parent's is its own" {
+	parent dirty
+	for i in $(seq 6); do
+		child "a$i"
+		# Also of a parent that runs: what it says later is not the child's.
+		EACH='.resume_vm = false' fork_to "a$i"
+		ok PATCH /vm '{"state": "Paused"}'
+		child "b$i"
+		child "c$i"
+		EACH='.resume_vm = false' fork_to "b$i" "c$i"
+		memory_of parent
+		memory_of "b$i"
+		memory_of "c$i"
+		cmp "$SNAP/parent.mem" "$SNAP/b$i.mem"
+		cmp "$SNAP/parent.mem" "$SNAP/c$i.mem"
+		# A child that runs changes neither.
+		memory_of "a$i"
+		of "a$i" PATCH /vm '{"state": "Resumed"}'
+		of "b$i" PATCH /vm '{"state": "Resumed"}'
+		mv "$SNAP/parent.mem" "$SNAP/was.mem"
+		mv "$SNAP/c$i.mem" "$SNAP/was_c.mem"
+		mv "$SNAP/b$i.mem" "$SNAP/was_b.mem"
+		for _ in $(seq 500); do
+			memory_of "b$i"
+			cmp -s "$SNAP/b$i.mem" "$SNAP/was_b.mem" || break
+			of "b$i" PATCH /vm '{"state": "Resumed"}'
+			sleep 0.02
+		done
+		! cmp -s "$SNAP/b$i.mem" "$SNAP/was_b.mem" || fail "the child does not run"
+		memory_of parent
+		memory_of "c$i"
+		cmp "$SNAP/parent.mem" "$SNAP/was.mem"
+		cmp "$SNAP/c$i.mem" "$SNAP/was_c.mem"
+		[ "$i" = 1 ] || ! cmp -s "$SNAP/parent.mem" "$SNAP/before.mem" || fail "the parent does not run"
+		mv "$SNAP/parent.mem" "$SNAP/before.mem"
+		ok PATCH /vm '{"state": "Resumed"}'
+		printf x >"$SNAP/a$i.in"
+		kill -KILL "$(eval echo "\$PID_b$i")" "$(eval echo "\$PID_c$i")"
+		rm -f "$SNAP"/[abc]*.mem
+		sleep 0.05
+	done
+	# No more of them than that, whatever the number of forks.
+	[ "$(find "/proc/$VM_PID/fd" -lname '*memfd:fork*' | wc -l)" -le 8 ]
+	printf x >&7
+	ends_with 0
+}
+
+@test "of a guest that runs, the memory is that of the moment of its state" {
+	parent sweep
+	local last=0 number
+	for i in 1 2 3 4; do
+		child "a$i"
+		EACH='.resume_vm = false' fork_to "a$i"
+		memory_of "a$i"
+		number=$(one_moment "$SNAP/a$i.mem")
+		[ "$number" -ge "$last" ] || fail "$number after $last"
+		last=$number
+	done
+	api GET /
+	[ "$(jq -r .state <<<"$BODY")" = Running ]
+}
+
+@test "sixteen in one request, each with an identity of its own, also without a shell" {
+	parent echo
+	local names=() i
+	for i in $(seq 15); do
+		child "a$i"
+		names+=("a$i")
+	done
+	child plain --id plain
+	names+=(plain)
+	fork_to "${names[@]}"
+	[ "$(jq '.children | length' <<<"$BODY")" = 16 ]
+	for i in "${names[@]}"; do
+		printf '%s' "I-am-$i." >"$SNAP/$i.in"
+	done
+	for i in "${names[@]}"; do
+		says "$i" "I-am-$i."
+		of "$i" PATCH /vm '{"state": "Paused"}'
+		of "$i" PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/s\", \"mem_file_path\": \"$SNAP/m\"}"
+		dd if="$SNAP/m" bs=4096 skip=254 count=1 status=none | head -c 16 | xxd -p >>"$SNAP/ids"
+	done
+	[ "$(sort -u "$SNAP/ids" | wc -l)" = 16 ] || fail "$(cat "$SNAP/ids")"
+	printf q >&7
+	ends_with 0
+}
+
+@test "a child that cannot be completed says why, its siblings and the parent live" {
+	parent echo
+	listen
+	child good
+	child small --shell vcpus=1,mem_mib=63
+	child strange
+	local request
+	request=$(jq -nc --arg d "$SNAP" '{children: [
+		{socket: "\($d)/small.sock"}, {socket: "\($d)/good.sock"}, {socket: "\($d)/nobody"},
+		{socket: "\($d)/strange.sock", drive_overrides: [{drive_id: "x", path_on_host: "/y"}]}]}')
+	ok PUT /vm/fork "$request"
+	[ "$(jq -c '.children | map(has("fault_message"))' <<<"$BODY")" = "[true,false,true,true]" ] || fail "$BODY"
+	jq -e '.children[0].fault_message | contains("this shell has 1 vCPUs and 63 MiB")' <<<"$BODY"
+	jq -e '.children[2].fault_message | contains("No such file")' <<<"$BODY"
+	jq -e '.children[3].fault_message | contains("no drive \u0027x\u0027")' <<<"$BODY"
+	printf yes >"$SNAP/good.in"
+	says good yes
+	printf on >&7
+	wait_for on
+	# None at all is an error.
+	refused PUT /vm/fork "{\"children\": [{\"socket\": \"$SNAP/nobody\"}]}" "no child could be completed"
+	# What was refused before it was used up is a shell as before.
+	parent_state=$(api GET / && jq -r .state <<<"$BODY")
+	[ "$parent_state" = Running ]
+	grep -q '"event":"forked".*"children":1,"failed":3' "$EVENTS" || fail "$(cat "$EVENTS")"
+}
+
+@test "what makes no sense is refused by name" {
+	parent echo
+	refused PUT /vm/fork '{}' children
+	refused PUT /vm/fork '{"children": []}' "need 1 to 64"
+	refused PUT /vm/fork '{"children": [{}]}' "children[0]: needs 'socket'"
+	refused PUT /vm/fork '{"children": [{"socket": "/a"}, 7]}' "children[1]: needs 'socket'"
+	refused PUT /vm/fork "{\"children\": [{\"socket\": \"/$(printf 'a%.0s' $(seq 120))\"}]}" "path too long"
+	refused PUT /vm/fork '{"children": [{"socket": "/a", "snapshot_path": "/b"}]}' "'snapshot_path' has no meaning"
+	refused PUT /vm/fork '{"childs": []}' childs
+	vm_kill
+	vm_api --log-path "$SNAP/log"
+	refused PUT /vm/fork '{"children": [{"socket": "/a"}]}' "not supported before starting"
+	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/echo.elf\"}"
+	ok PUT /actions '{"action_type": "InstanceStart"}'
+	wait_for ready
+	refused PUT /vm/fork '{"children": [{"socket": "/a"}]}' '"memory_backend": "Memfd"'
+	vm_kill
+	# Without the descriptors it is not what a fork sends.
+	vm_api --log-path "$SNAP/log"
+	refused PUT /snapshot/load '{"snapshot_path": "x", "mem_backend": {"backend_type": "Passed", "backend_path": "x"}}' "have not come with the request"
+}
+
+# fork_later NAME: in the background; the answer goes to $SNAP/answer.
+fork_later() {
+	curl -sS --max-time 60 --unix-socket "$API_SOCK" -X PUT -d "$(fork_request "$@")" \
+		http://localhost/vm/fork >"$SNAP/answer" 2>/dev/null 3>&- 7>&- &
+	CURL=$!
+}
+
+# asked NAME: until a request waits at its socket.
+asked() {
+	for _ in $(seq 1000); do
+		[ "$(ss -xlH src "$SNAP/$1.sock" | awk '{ print $3 }')" = 0 ] || return 0
+		sleep 0.02
+	done
+	fail "nobody has asked $1"
+}
+
+@test "a shell that dies during the hand-over, and one that hangs" {
+	parent echo
+	listen
+	child dies
+	child good
+	# shellcheck disable=SC2154
+	kill -STOP "$PID_dies"
+	fork_later dies good
+	asked dies
+	# The parent runs and answers meanwhile, and its child does too.
+	printf while >&7
+	wait_for while
+	printf lives >"$SNAP/good.in"
+	says good lives
+	refused PUT /vm/fork "$(fork_request good)" "another fork is on its way"
+	kill -KILL "$PID_dies"
+	wait "$CURL"
+	jq -e '.children[0].fault_message | contains("before it answered")' "$SNAP/answer" || fail "$(cat "$SNAP/answer")"
+	jq -e '.children[1] | has("fault_message") | not' "$SNAP/answer"
+	# A client that goes away changes nothing.
+	child late
+	# shellcheck disable=SC2154
+	kill -STOP "$PID_late"
+	fork_later late
+	asked late
+	kill "$CURL"
+	wait "$CURL" || true
+	kill -CONT "$PID_late"
+	printf lives >"$SNAP/late.in"
+	says late lives
+	for _ in $(seq 500); do
+		[ "$(grep -c '"event":"forked"' "$EVENTS")" = 2 ] && break
+		sleep 0.02
+	done
+	[ "$(grep -c '"event":"forked"' "$EVENTS")" = 2 ] || fail "$(cat "$EVENTS")"
+	printf end >&7
+	wait_for end
+}
+
+@test "in jails" {
+	[ "$(id -u)" = 0 ] || skip "needs root"
+	# shellcheck disable=SC2034
+	SPORE=$TOP/tests/e2e/jailed-spore
+	parent echo
+	for i in 1 2 3; do
+		child "a$i"
+		fork_to "a$i"
+		printf hello >"$SNAP/a$i.in"
+		says "a$i" hello
+	done
+	printf q >&7
+	ends_with 0
+}
+
+@test "a child has children too, and a microVM of a snapshot has some" {
+	parent dirty
+	child a
+	fork_to a
+	local mine=$API_SOCK
+	API_SOCK=$SNAP/a.sock
+	for i in 1 2; do
+		ok PATCH /vm '{"state": "Paused"}'
+		child "b$i"
+		EACH='.resume_vm = false' fork_to "b$i"
+		memory_of parent
+		memory_of "b$i"
+		cmp "$SNAP/parent.mem" "$SNAP/b$i.mem"
+		ok PATCH /vm '{"state": "Resumed"}'
+		sleep 0.05
+	done
+	API_SOCK=$mine
+	snap s
+	vm_kill
+	restore s
+	sleep 0.05
+	for i in 1 2; do
+		ok PATCH /vm '{"state": "Paused"}'
+		child "c$i"
+		EACH='.resume_vm = false' fork_to "c$i"
+		memory_of parent
+		memory_of "c$i"
+		cmp "$SNAP/parent.mem" "$SNAP/c$i.mem"
+		ok PATCH /vm '{"state": "Resumed"}'
+		sleep 0.05
+	done
+}
+
+@test "diff snapshots and forks do not take each other's dirty pages" {
+	parent dirty '.track_dirty_pages = true'
+	snap merged
+	listen
+	for i in 1 2 3; do
+		ok PATCH /vm '{"state": "Resumed"}'
+		sleep 0.03
+		child "a$i"
+		EACH='.resume_vm = false' fork_to "a$i"
+		sleep 0.03
+		live "d$i" '.snapshot_type = "Diff"'
+		merge merged "d$i"
+		sleep 0.03
+		child "b$i"
+		ok PATCH /vm '{"state": "Paused"}'
+		EACH='.resume_vm = false' fork_to "b$i"
+		ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/e.state\", \"mem_file_path\": \"$SNAP/e.mem\", \"snapshot_type\": \"Diff\"}"
+		merge merged e
+		cp "$SNAP/merged.mem" "$SNAP/now.mem"
+		dd if=/dev/zero of="$SNAP/now.mem" bs=4096 seek=254 count=2 conv=notrunc status=none
+		memory_of "b$i"
+		cmp "$SNAP/now.mem" "$SNAP/b$i.mem"
+		rm -f "$SNAP"/[abd]*.mem
+	done
+	ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/full.state\", \"mem_file_path\": \"$SNAP/full.mem\"}"
+	cmp "$SNAP/merged.mem" "$SNAP/full.mem"
+}
+
+@test "nobody can write to what they share" {
+	parent echo
+	child a
+	child b
+	fork_to a
+	fork_to b
+	# shellcheck disable=SC2154
+	for fd in $(find "/proc/$VM_PID/fd" "/proc/$PID_a/fd" "/proc/$PID_b/fd" -lname '*memfd:*'); do
+		! dd if=/dev/zero of="$fd" bs=4096 count=1 conv=notrunc 2>/dev/null || fail "$(readlink "$fd") can be written to"
+		! truncate -s 4096 "$fd" 2>/dev/null || fail "$(readlink "$fd") can be cut"
+	done
+	for i in a b; do
+		printf fine >"$SNAP/$i.in"
+		says "$i" fine
+	done
+}

@@ -19,6 +19,7 @@
 #include "api-sock/configfile.h"
 #include "api-sock/route.h"
 #include "api-sock/schema.h"
+#include "snapshot/clone.h"
 #include "snapshot/fork.h"
 #include "vmm/base/fd.h"
 
@@ -26,10 +27,18 @@
 #define ANSWER_NS    10000000000ull
 #define ANSWER_MAX   4096u
 
+/* A copy of a drive's file. */
+struct disk {
+	char drive_id[CONFIG_ID_MAX + 1];
+	struct clone copy;
+};
+
 struct child {
 	struct hand_over *h;
-	char *socket;		   /* path; owned */
-	char *body;		   /* of its request; owned */
+	char *socket;			     /* path; owned */
+	char *body;			     /* of its request; owned */
+	struct disk disk[CONFIG_DRIVES_MAX]; /* made for it */
+	unsigned disks;
 	struct loop_source source; /* of the connection; owns its fd */
 	char answer[ANSWER_MAX + 1];
 	size_t len;
@@ -52,6 +61,9 @@ static void child_close(struct child *c)
 	if (c->source.added)
 		loop_del(c->h->api->vm->loop, &c->source);
 	fd_close(&c->source.fd);
+	for (unsigned i = 0; i < c->disks; i++)
+		clone_finish(&c->disk[i].copy, c->done && !c->failed.code);
+	c->disks = 0;
 }
 
 static void hand_over_free(struct hand_over *h)
@@ -112,12 +124,75 @@ static void finish(struct hand_over *h)
 			h->child[0].socket, h->child[0].failed.msg);
 	api->forking = NULL;
 	route_answer(api, "PUT /vm/fork", h->ticket,
-		     json_pack("{s:I,s:I,s:I,s:I,s:o}", "paused_us", (json_int_t)image->paused_us,
+		     json_pack("{s:I,s:I,s:I,s:I,s:I,s:o}", "paused_us",
+			       (json_int_t)image->paused_us, "stop_us", (json_int_t)image->stop_us,
 			       "state_us", (json_int_t)image->state_us, "pages",
 			       (json_int_t)image->pages, "took_us", (json_int_t)took_us, "children",
 			       tell_children(h)),
 		     e.code ? &e : NULL);
 	hand_over_free(h);
+}
+
+/* --- disks --- */
+
+/* What is written to: the overlay if there is one. */
+static bool copies_overlay(const struct drive *d)
+{
+	return d->overlay;
+}
+
+/* A copy of the drive's file that is made; or NULL. */
+static const struct clone *find_made(const struct hand_over *h, const char *drive_id)
+{
+	for (unsigned i = 0; i < h->count; i++)
+		for (unsigned n = 0; n < h->child[i].disks; n++) {
+			const struct disk *d = &h->child[i].disk[n];
+
+			if (d->copy.made && strcmp(d->drive_id, drive_id) == 0)
+				return &d->copy;
+		}
+	return NULL;
+}
+
+/* One copy of each file is of the moment of the fork: the others can be had from it later. */
+static int copy_drive(struct hand_over *h, struct disk *disk, struct err *e)
+{
+	const struct drive *d = config_find_drive(&h->api->vm->config, disk->drive_id);
+
+	if (find_made(h, disk->drive_id))
+		return 0;
+	/* It may have lost it since it was asked for. */
+	if (!d || d->fd < 0)
+		return err_set(e, ENOENT, "drive '%s' has no file", disk->drive_id);
+	return clone_make(&disk->copy, copies_overlay(d) ? d->overlay_fd : d->fd, e);
+}
+
+static int on_frozen(void *arg, struct err *e)
+{
+	struct hand_over *h = arg;
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < h->count; i++)
+		for (unsigned n = 0; r == 0 && n < h->child[i].disks; n++)
+			r = copy_drive(h, &h->child[i].disk[n], e);
+	return r;
+}
+
+/* Of all children, before one of them begins to write to its own. */
+static void copy_copies(struct hand_over *h)
+{
+	for (unsigned i = 0; i < h->count; i++) {
+		struct child *c = &h->child[i];
+		int r = 0;
+
+		for (unsigned n = 0; r == 0 && n < c->disks; n++) {
+			struct clone *copy = &c->disk[n].copy;
+
+			if (!copy->made)
+				r = clone_make_from(copy, find_made(h, c->disk[n].drive_id),
+						    &c->failed);
+		}
+	}
 }
 
 /* --- a child --- */
@@ -127,8 +202,8 @@ static void child_done(struct child *c)
 {
 	struct hand_over *h = c->h;
 
-	child_close(c);
 	c->done = true;
+	child_close(c);
 	if (--h->open == 0)
 		finish(h);
 }
@@ -230,8 +305,12 @@ static int send_request(struct child *c, const struct fork_image *image, struct 
 
 static void ask_child(struct child *c, const struct fork_image *image)
 {
-	int r = connect_child(c, &c->failed);
+	int r = -c->failed.code;
 
+	for (unsigned i = 0; r == 0 && i < c->disks; i++)
+		r = clone_commit(&c->disk[i].copy, &c->failed);
+	if (r == 0)
+		r = connect_child(c, &c->failed);
 	if (r == 0)
 		r = send_request(c, image, &c->failed);
 	if (r == 0)
@@ -278,6 +357,7 @@ static void on_forked(void *arg, const struct fork_image *image, const struct er
 	loop_timer_set(api->vm->loop, &h->timer, ANSWER_NS);
 	/* One more, so that none of them is the last before all were asked. */
 	h->open = h->count + 1;
+	copy_copies(h);
 	for (unsigned i = 0; i < h->count; i++)
 		ask_child(&h->child[i], image);
 	if (--h->open == 0)
@@ -299,12 +379,51 @@ static int read_socket(struct child *c, const json_t *item, unsigned i, struct e
 	return c->socket ? 0 : err_set(e, ENOMEM, "out of memory");
 }
 
+static int add_disk(struct child *c, json_t *override, struct err *e)
+{
+	const char *id = json_string_value(json_object_get(override, "drive_id"));
+	const struct drive *d = id ? config_find_drive(&c->h->api->vm->config, id) : NULL;
+	const char *field = d && copies_overlay(d) ? "overlay" : "path_on_host";
+	const char *path = json_string_value(json_object_get(override, field));
+
+	if (!d || d->fd < 0)
+		return err_set(e, EINVAL, "drive_overrides: no drive '%s' to copy",
+			       id ? id : "(no drive_id)");
+	if (!path)
+		return err_set(e, EINVAL, "drive_overrides: '%s': copy needs %s, where it goes", id,
+			       field);
+	if (c->disks == CONFIG_DRIVES_MAX)
+		return err_set(e, EINVAL, "drive_overrides: more than %u drives",
+			       CONFIG_DRIVES_MAX);
+	if (clone_create(&c->disk[c->disks].copy, path, e) < 0)
+		return -EINVAL;
+	snprintf(c->disk[c->disks].drive_id, sizeof(c->disk[0].drive_id), "%s", d->id);
+	c->disks++;
+	return 0;
+}
+
+/* Those that are to be copied; the child is told where they are as of any other. */
+static int read_disks(struct child *c, json_t *load, struct err *e)
+{
+	json_t *override;
+	size_t i;
+	int r = 0;
+
+	json_array_foreach(json_object_get(load, "drive_overrides"), i, override)
+	{
+		if (r == 0 && json_is_true(json_object_get(override, "copy")))
+			r = add_disk(c, override, e);
+		json_object_del(override, "copy");
+	}
+	return r;
+}
+
 /* Everything that is not for us is for the child, which judges it. */
 static int read_child(struct child *c, const json_t *item, unsigned i, struct err *e)
 {
 	static const char *const ours[] = {"snapshot_path", "mem_backend", "mem_file_path",
 					   "working_set"};
-	json_t *load;
+	json_t *load, *copy;
 	int r = read_socket(c, item, i, e);
 
 	if (r < 0)
@@ -315,11 +434,17 @@ static int read_child(struct child *c, const json_t *item, unsigned i, struct er
 				       ours[n]);
 	load = json_pack("{s:s,s:b,s:{s:s,s:s}}", "snapshot_path", "fork", "resume_vm", true,
 			 "mem_backend", "backend_type", "Passed", "backend_path", "fork");
-	if (json_object_update(load, (json_t *)(uintptr_t)item) == 0 &&
-	    json_object_del(load, "socket") == 0)
+	copy = json_deep_copy(item);
+	json_object_del(copy, "socket");
+	json_object_update(load, copy);
+	json_decref(copy);
+	r = read_disks(c, load, e);
+	if (r == 0)
 		c->body = json_dumps(load, JSON_COMPACT);
 	json_decref(load);
-	return c->body ? 0 : err_set(e, ENOMEM, "out of memory");
+	if (r == 0 && !c->body)
+		r = err_set(e, ENOMEM, "out of memory");
+	return r < 0 ? err_wrap(e, "children[%u]", i) : 0;
 }
 
 static int read_children(struct hand_over *h, const json_t *list, struct err *e)
@@ -349,6 +474,7 @@ static int begin(struct hand_over *h, struct err *e)
 	const struct fork_params p = {
 		.config = text,
 		.config_len = text ? strlen(text) : 0,
+		.frozen = on_frozen,
 		.done = on_forked,
 		.arg = h,
 	};

@@ -265,7 +265,8 @@ int snapshot_configure(void *arg, struct err *e)
 	const struct snapshot_apply *a = arg;
 	int r;
 
-	a->api->vm->config.loading = true;
+	/* The parent of a fork does go on: what it writes to is refused, as to any other. */
+	a->api->vm->config.loading = a->req->backend.type != SNAPSHOT_BACKEND_PASSED;
 	a->api->vm->config.arriving = a->arriving;
 	r = configfile_apply_root(a->api, a->root, true, e);
 	a->api->vm->config.loading = a->api->vm->config.arriving = false;

@@ -7,7 +7,7 @@
  * is written from then on becomes a page of this process. KVM follows by its MMU notifier; its log of
  * dirty pages, turned on before, knows these pages. They are written into the memfd in rounds, while
  * the guest runs, until little is left, or it does not become less. Then the guest is stopped: the
- * states are read, what is left is written, which is LAST_PAGES and mostly far fewer, and it goes on.
+ * states are read, what is left is copied, which is LAST_PAGES and mostly far fewer, and it goes on.
  * Now the memfd is what memory was at this moment. It is sealed: the base, of which parent and
  * children have private mappings, and nobody can write to it any more.
  *
@@ -19,7 +19,7 @@
  * Memory that is private already, since this microVM comes from a snapshot or a fork, is copied by the
  * first fork: all of it that holds something, in the same rounds, into a new base.
  *
- *	prepare	log on, private, ask		|
+ *	prepare	log on, TURN_PRIVATE a turn, ask
  *	copy	TURN_PAGES a turn of the loop	| rounds
  *	ask	much? another round		|
  *	freeze	little: stop, states, copy the rest, go on
@@ -31,8 +31,7 @@
  *
  * KVM's log is one, and diff snapshots want it too. Both tell each other what they took.
  *
- * All is done by the main thread, in turns of a few milliseconds but for the change of the mapping,
- * which is once.
+ * All is done by the main thread, in turns of a few milliseconds.
  */
 #define _GNU_SOURCE
 #include "snapshot/fork.h"
@@ -49,11 +48,14 @@
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
-#define ROUNDS_MAX 8u
+#define ROUNDS_MAX   8u
 /* What is left for the pause: 1 MiB. */
-#define LAST_PAGES 256u
-/* What one turn of the loop copies: a millisecond or two. */
-#define TURN_PAGES 1024u
+#define LAST_PAGES   256u
+/* And what fits into the buffer: it grows until all vCPUs stand still. The rest costs a write. */
+#define BUFFER_PAGES (4 * LAST_PAGES)
+/* What one turn of the loop copies, or makes private: a millisecond or two. */
+#define TURN_PAGES   1024u
+#define TURN_PRIVATE MIB(32)
 
 #define SEALS (F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
@@ -66,6 +68,8 @@ struct fork_run {
 	bool whole;	      /* the layer takes the place of all others */
 	struct pageset next;  /* to be copied */
 	uint64_t at;	      /* how far that is */
+	uint8_t *buffer;      /* of pages that were taken in the pause, BUFFER_PAGES */
+	struct pageset taken; /* which those are */
 	struct pageset pages; /* copied or to be copied */
 	uint64_t count;	      /* pages of this round */
 	unsigned round;
@@ -130,6 +134,9 @@ static void run_free(struct fork_run *n)
 	layer_finish(&n->target);
 	pageset_finish(&n->next);
 	pageset_finish(&n->pages);
+	pageset_finish(&n->taken);
+	if (n->buffer)
+		munmap(n->buffer, BUFFER_PAGES * GMEM_PAGE);
 	snapfile_drop(&n->out);
 	state_finish(&n->state);
 	fd_close(&n->image.fd[0]);
@@ -154,10 +161,11 @@ static void end(struct fork *f, const struct err *failed)
 		give_up(f);
 		log_error("fork: %s", failed->msg);
 	} else {
-		log_info("fork in %llu us: %u rounds, %llu pages, paused for %llu us (state %llu, "
-			 "%llu pages), %u layers",
+		log_info("fork in %llu us: %u rounds, %llu pages, paused for %llu us (stop %llu, "
+			 "state %llu, %llu pages), %u layers",
 			 (unsigned long long)n->image.took_us, n->round,
 			 (unsigned long long)n->image.pages, (unsigned long long)n->image.paused_us,
+			 (unsigned long long)n->image.stop_us,
 			 (unsigned long long)n->image.state_us,
 			 (unsigned long long)n->image.paused_pages, f->layers);
 	}
@@ -185,7 +193,7 @@ static int target_fd(const struct fork *f)
 
 /* --- prepare --- */
 
-/* The base is the memory itself. */
+/* The base is the memory itself. 1: there is more to do. */
 static int share_memfd(struct fork *f, struct err *e)
 {
 	struct gmem *mem = &f->vm->machine->mem;
@@ -194,7 +202,7 @@ static int share_memfd(struct fork *f, struct err *e)
 		f->base = fcntl(mem->fd, F_DUPFD_CLOEXEC, 0);
 	if (f->base < 0)
 		return err_sys(e, "duplicate the memfd");
-	return gmem_make_private(mem, e);
+	return gmem_make_private(mem, TURN_PRIVATE, e);
 }
 
 static int copy_all(struct fork *f, struct err *e)
@@ -217,7 +225,17 @@ static int begin_layer(struct fork *f, struct err *e)
 	return n->target.fd < 0 ? n->target.fd : 0;
 }
 
-/* From here on it is known what is written. */
+/* 1: another turn. */
+static int begin_base(struct fork *f, struct err *e)
+{
+	if (f->based)
+		return begin_layer(f, e);
+	if (f->vm->machine->mem.backing == GMEM_MEMFD || f->base >= 0)
+		return share_memfd(f, e);
+	return copy_all(f, e);
+}
+
+/* From the first turn on it is known what is written. */
 static int prepare(struct fork *f, struct err *e)
 {
 	struct vm_machine *m = f->vm->machine;
@@ -226,19 +244,17 @@ static int prepare(struct fork *f, struct err *e)
 
 	if (r == 0)
 		r = precopy_drain(m, e);
-	if (r == 0 && f->based)
-		r = begin_layer(f, e);
-	else if (r == 0 && (m->mem.backing == GMEM_MEMFD || f->base >= 0))
-		r = share_memfd(f, e);
-	else if (r == 0)
-		r = copy_all(f, e);
+	if (r == 0)
+		r = begin_base(f, e);
 	if (r == 0)
 		r = take_dirty(f, &n->next, e);
 	precopy_thaw(m);
+	if (r != 0)
+		return MIN(r, 0);
 	pageset_add_all(&n->pages, &n->next);
 	n->count = pageset_count(&n->next);
 	n->round = 1;
-	return r;
+	return 0;
 }
 
 /* --- copy --- */
@@ -351,11 +367,14 @@ static int freeze(struct fork *f, struct err *e)
 	if (r < 0)
 		return r;
 	pageset_add_all(&n->pages, &n->next);
+	n->image.paused_pages =
+		memory_take(&f->vm->machine->mem, &n->next, n->buffer, BUFFER_PAGES, &n->taken);
 	last = copy_pages(f, UINT64_MAX, e);
 	if (last < 0)
 		return (int)last;
-	n->image.paused_pages = (uint64_t)last;
-	return write_state(f, e);
+	n->image.paused_pages += (uint64_t)last;
+	r = write_state(f, e);
+	return r == 0 && n->p.frozen ? n->p.frozen(n->p.arg, e) : r;
 }
 
 static int pause_and_freeze(struct fork *f, struct err *e)
@@ -371,6 +390,7 @@ static int pause_and_freeze(struct fork *f, struct err *e)
 	r = vm_pause(f->vm, e);
 	if (r < 0)
 		return r;
+	f->run->image.stop_us = (now_ns() - start) / 1000;
 	r = freeze(f, e);
 	precopy_thaw(f->vm->machine);
 	if (was_running)
@@ -415,8 +435,10 @@ static void add_layer(struct fork *f)
 static int finish(struct fork *f, struct err *e)
 {
 	struct fork_run *n = f->run;
-	int r = create_state_file(n, e);
+	int r = memory_write_taken(target_fd(f), n->buffer, &n->taken, e);
 
+	if (r == 0)
+		r = create_state_file(n, e);
 	if (r == 0)
 		r = seal(target_fd(f), e);
 	if (r < 0)
@@ -495,6 +517,18 @@ static int create(struct vm *vm, struct snapshot_history *h, struct err *e)
 	return -ENOMEM;
 }
 
+/* Touched now, since each page would cost a fault in the pause. */
+static int get_buffer(struct fork_run *n, struct err *e)
+{
+	void *map = mmap(NULL, BUFFER_PAGES * GMEM_PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	if (map == MAP_FAILED)
+		return err_sys(e, "get memory for what is copied last");
+	n->buffer = map;
+	return 0;
+}
+
 static int create_run(struct fork *f, const struct fork_params *p, struct err *e)
 {
 	struct fork_run *n = calloc(1, sizeof(*n));
@@ -508,7 +542,8 @@ static int create_run(struct fork *f, const struct fork_params *p, struct err *e
 	if (n->config)
 		memcpy(n->config, p->config, p->config_len);
 	if (!n->config || pageset_init(&n->next, f->since.pages, e) < 0 ||
-	    pageset_init(&n->pages, f->since.pages, e) < 0) {
+	    pageset_init(&n->pages, f->since.pages, e) < 0 ||
+	    pageset_init(&n->taken, f->since.pages, e) < 0 || get_buffer(n, e) < 0) {
 		run_free(n);
 		return err_set(e, ENOMEM, "out of memory");
 	}

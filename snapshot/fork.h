@@ -16,7 +16,8 @@ struct fork_image {
 	int fd[FORK_FDS_MAX]; /* borrowed */
 	unsigned count;
 	uint64_t paused_us; /* how long the guest stood still */
-	uint64_t state_us;  /* of which the states took */
+	uint64_t stop_us;   /* of which passed until every vCPU did */
+	uint64_t state_us;  /* and the states took */
 	uint64_t pages;	    /* that had to be copied, of them in the pause: */
 	uint64_t paused_pages;
 	uint64_t took_us; /* all of it */
@@ -25,6 +26,8 @@ struct fork_image {
 struct fork_params {
 	const char *config; /* as of snapshot_create_params; copied */
 	size_t config_len;
+	/* While the guest stands still and its devices are drained; if it fails, so does the fork. Or NULL. */
+	int (*frozen)(void *arg, struct err *e);
 	/* From the loop, once: `failed` or else `image` is not NULL. The guest runs again by then. */
 	void (*done)(void *arg, const struct fork_image *image, const struct err *failed);
 	void *arg;

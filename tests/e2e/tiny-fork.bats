@@ -396,3 +396,46 @@ asked() {
 		says "$i" fine
 	done
 }
+
+# a_disk: for slot.elf, which says what is in the first sector whenever it is asked.
+a_disk() {
+	printf 'AAAA' >"$SNAP/disk"
+	truncate -s 1M "$SNAP/disk"
+	ok PUT /drives/d "{\"drive_id\": \"d\", \"path_on_host\": \"$SNAP/disk\", \"is_root_device\": false, \"placeholder\": true ${OVERLAY:+, \"overlay\": \"$OVERLAY\"}}"
+	ok PUT /network-interfaces/n '{"iface_id": "n", "placeholder": true}'
+}
+
+@test "children have disks of their own: copies of that moment, or what they are told" {
+	DEVICES=a_disk parent slot
+	local here=".drive_overrides = [{drive_id: \"d\", path_on_host: (.socket + \".disk\"), copy: true}]"
+	for i in a b c; do
+		child $i
+	done
+	printf 1 >&7
+	wait_for 41414141
+	EACH=$here fork_to a b
+	cmp "$SNAP/a.sock.disk" "$SNAP/disk"
+	cmp "$SNAP/b.sock.disk" "$SNAP/disk"
+	[ "$(du -k "$SNAP/b.sock.disk" | cut -f1)" -le 8 ]
+	for i in a b; do
+		printf 1 >"$SNAP/$i.in"
+		says $i 41414141
+	done
+	# What its parent writes to is locked, and what was made for a child that fails goes away.
+	api PUT /vm/fork "$(EACH="$here | .vsock_override = {uds_path: \"/v\"}" fork_request c)"
+	[ "$STATUS" = 400 ]
+	[[ $BODY == *"no vsock device"* ]] || fail "$BODY"
+	[ ! -e "$SNAP/c.sock.disk" ]
+	[ ! -e "$SNAP/c.sock.disk.tmp" ]
+	child d
+	api PUT /vm/fork "$(fork_request d)"
+	[[ $BODY == *"in use"* || $BODY == *lock* ]] || fail "$BODY"
+	refused PUT /vm/fork "$(EACH='.drive_overrides = [{drive_id: "x", path_on_host: "/x", copy: true}]' fork_request c)" "no drive 'x'"
+	refused PUT /vm/fork "$(EACH='.drive_overrides = [{drive_id: "d", copy: true}]' fork_request c)" "needs path_on_host"
+	printf 1 >&7
+	for _ in $(seq 1000); do
+		[ "$(grep -c 41414141 "$VM_DIR/out")" = 2 ] && return
+		sleep 0.02
+	done
+	fail "the parent does not go on"
+}

@@ -15,7 +15,7 @@
 #define MFD_2M (21u << 26)
 
 /* What is made private in one call: the guest's page faults wait for it. */
-#define PRIVATE_PIECE MIB(16)
+#define PRIVATE_PIECE MIB(4)
 
 static int create_memfd(uint64_t size, enum gmem_backing backing, struct err *e)
 {
@@ -221,23 +221,23 @@ int gmem_map_over(const struct gmem *m, int fd, uint64_t off, uint64_t len, stru
 	return 0;
 }
 
-int gmem_make_private(struct gmem *m, struct err *e)
+int gmem_make_private(struct gmem *m, uint64_t max, struct err *e)
 {
-	uint64_t size = gmem_size(m);
+	uint64_t size = gmem_size(m), end = m->private + MIN(max, size - m->private);
 	int r = 0;
 
 	assert(m->backing == GMEM_MEMFD || m->private);
 	/* From now on some of it may be private, and all of it will be. */
 	m->backing = GMEM_FORKED;
 	/* What has become private has pages of its own, which another call would lose. */
-	while (r == 0 && m->private < size) {
-		uint64_t len = MIN(size - m->private, PRIVATE_PIECE);
+	while (r == 0 && m->private < end) {
+		uint64_t len = MIN(end - m->private, PRIVATE_PIECE);
 
 		r = gmem_map_over(m, m->fd, m->private, len, e);
 		if (r == 0)
 			m->private += len;
 	}
-	return r;
+	return r < 0 ? r : m->private < size;
 }
 
 int gmem_track(struct gmem *m, struct err *e)

@@ -100,10 +100,11 @@ int gmem_back(struct gmem *m, enum gmem_backing backing, bool thp, struct err *e
 int gmem_back_file(struct gmem *m, int fd, struct err *e);
 /*
  * GMEM_MEMFD becomes GMEM_FORKED: nothing is written to the memfd through `m` any more, and what was
- * written before stays visible. The guest may run, and goes on between two pieces of it; whoever has
- * pages in the kernel's hands must be drained. Goes on when called again; where it failed, only a part is private. Main thread.
+ * written before stays visible. The guest may run; whoever has pages in the kernel's hands must be
+ * drained. At most `max` bytes at a time: 1 when some are left, 0 when it is done, or -errno and it goes
+ * on from there when called again. Main thread.
  */
-int gmem_make_private(struct gmem *m, struct err *e);
+int gmem_make_private(struct gmem *m, uint64_t max, struct err *e);
 /*
  * Puts [off, off + len) of `fd` (borrowed), as a private mapping, over the same bytes of all RAM. Before
  * the guest runs. The file has to be as long as gmem_back_file() wants it.

@@ -130,6 +130,63 @@ Test(gmem, memfd_is_shared)
 	cr_assert_eq(v, 0x12345678u);
 }
 
+Test(gmem, a_memfd_becomes_private)
+{
+	struct err e = {0};
+	uint64_t v = 1, there;
+	struct gmem m;
+	int r, turns = 0;
+
+	init_two(&m, GMEM_MEMFD);
+	cr_assert_eq(gmem_write(&m, 16, &v, sizeof(v)), 0);
+	cr_assert_eq(gmem_write(&m, GIB(4) + 16, &v, sizeof(v)), 0);
+	while ((r = gmem_make_private(&m, MIB(1), &e)) == 1) {
+		/* What is private already keeps what was written since. */
+		v = (uint64_t)turns++ + 2;
+		cr_assert_eq(gmem_write(&m, 16, &v, sizeof(v)), 0);
+	}
+	cr_assert_eq(r, 0, "%s", e.msg);
+	cr_expect_eq(turns, 5);
+	cr_expect_eq(m.backing, GMEM_FORKED);
+	cr_assert_eq(gmem_read(&m, 16, &there, sizeof(there)), 0);
+	cr_expect_eq(there, v);
+	cr_assert_eq(gmem_make_private(&m, MIB(100), &e), 0, "again, nothing is lost");
+	cr_assert_eq(gmem_read(&m, 16, &there, sizeof(there)), 0);
+	cr_expect_eq(there, v);
+	cr_assert_eq(gmem_read(&m, GIB(4) + 16, &there, sizeof(there)), 0);
+	cr_expect_eq(there, 1);
+	cr_assert_eq(fd_pread_full(m.fd, &there, sizeof(there), 16), 0);
+	cr_expect_eq(there, 1, "the memfd is as it was");
+	/* It can be sealed: nothing writes to it any more. And what is discarded is the memfd's again. */
+	cr_expect_eq(fcntl(m.fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW), 0);
+	cr_assert_eq(gmem_discard(&m, gmem_at(&m, 0, 4096), 4096), 4096);
+	cr_assert_eq(gmem_read(&m, 16, &there, sizeof(there)), 0);
+	cr_expect_eq(there, 1);
+	gmem_finish(&m);
+}
+
+Test(gmem, layers_lie_over_a_base)
+{
+	struct err e = {0};
+	cleanup_fd int layer = memfd_create("layer", MFD_CLOEXEC);
+	uint32_t v = 7;
+	struct gmem m;
+
+	init_two(&m, GMEM_MEMFD);
+	cr_assert_eq(gmem_make_private(&m, UINT64_MAX, &e), 0);
+	cr_assert_eq(ftruncate(layer, (off_t)MIB(6)), 0);
+	cr_assert_eq(fd_pwrite_full(layer, &v, sizeof(v), MIB(4)), 0);
+	cr_assert_eq(gmem_map_over(&m, layer, MIB(4), 4096, &e), 0, "%s", e.msg);
+	v = 0;
+	cr_assert_eq(gmem_read(&m, GIB(4), &v, sizeof(v)), 0);
+	cr_expect_eq(v, 7);
+	v = 8;
+	cr_assert_eq(gmem_write(&m, GIB(4), &v, sizeof(v)), 0);
+	cr_assert_eq(fd_pread_full(layer, &v, sizeof(v), MIB(4)), 0);
+	cr_expect_eq(v, 7);
+	gmem_finish(&m);
+}
+
 Test(gmem, finish_gives_everything_back)
 {
 	int before = dup(0), after;

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -28,6 +29,7 @@ static struct loop loop;
 static struct server *server;
 static struct server_config config;
 static unsigned handled;
+static uint64_t ticket;	  /* of GET /later */
 static size_t reply_size; /* of the answer to GET /big */
 static struct err e;
 
@@ -55,6 +57,13 @@ static void handle(void *arg, const struct http_request *req, struct http_respon
 	(void)arg;
 	handled++;
 	resp->status = 200;
+	for (unsigned i = 0; i < req->passed_count; i++)
+		fd_event_signal(req->passed[i]);
+	if (strcmp(req->target, "/later") == 0) {
+		ticket = req->ticket;
+		resp->later = true;
+		return;
+	}
 	if (strcmp(req->target, "/stream") == 0) {
 		resp->stream = &stream;
 		resp->type = "text/plain";
@@ -733,4 +742,123 @@ Test(server, a_socket_of_the_parent)
 	config.fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	cr_expect_null(server_create(&loop, &config, &e));
 	cr_expect(strstr(e.msg, "not a listening Unix stream socket"));
+}
+
+/* --- answers that come later, descriptors that come along --- */
+
+static void answer(uint64_t to, const char *text)
+{
+	struct http_response r = {.status = 200, .body = strdup(text)};
+
+	server_answer(server, to, &r);
+	cr_expect_null(r.body);
+}
+
+Test(server, an_answer_may_come_later)
+{
+	int fd = client(), other = client();
+	bool closed;
+
+	say(fd, "GET /later HTTP/1.1\r\n\r\nGET /next HTTP/1.1\r\n\r\n");
+	cr_expect_str_empty(hear(fd, &closed));
+	cr_expect_not(closed);
+	cr_expect_eq(handled, 1, "the next one waits for it");
+	say(other, "GET /other HTTP/1.1\r\n\r\n");
+	cr_expect(strstr(hear(other, &closed), "GET /other"), "others do not");
+	answer(ticket + 100, "{}");
+	cr_expect_str_empty(hear(fd, &closed));
+	answer(ticket, "{\"a\":1}");
+	cr_expect(strstr(hear(fd, &closed), "{\"a\":1}"));
+	cr_expect_not(closed);
+	cr_expect_eq(handled, 3, "and now it is served");
+	answer(ticket, "{}");
+	cr_expect_str_empty(hear(fd, &closed));
+	close(fd);
+	close(other);
+}
+
+Test(server, whoever_waits_for_a_late_answer_may_go)
+{
+	int fd = client();
+	bool closed;
+
+	say(fd, "GET /later HTTP/1.1\r\nConnection: close\r\n\r\n");
+	turn();
+	close(fd);
+	turn();
+	answer(ticket, "{}");
+	fd = client();
+	say(fd, "GET /later HTTP/1.1\r\nConnection: close\r\n\r\n");
+	turn();
+	answer(ticket, "{}");
+	cr_expect(strstr(hear(fd, &closed), "200 OK"));
+	cr_expect(closed);
+	close(fd);
+}
+
+/* `count` times the eventfd, with a piece of a request. */
+static void pass(int fd, const char *text, int what, unsigned count)
+{
+	struct iovec iov = {(void *)(uintptr_t)text, strlen(text)};
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(64 * sizeof(int))];
+	} control = {0};
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.buf,
+		.msg_controllen = CMSG_SPACE(count * sizeof(int)),
+	};
+	struct cmsghdr *m = CMSG_FIRSTHDR(&msg);
+
+	m->cmsg_level = SOL_SOCKET;
+	m->cmsg_type = SCM_RIGHTS;
+	m->cmsg_len = CMSG_LEN(count * sizeof(int));
+	for (unsigned i = 0; i < count; i++)
+		memcpy(CMSG_DATA(m) + i * sizeof(int), &what, sizeof(int));
+	cr_assert_eq(sendmsg(fd, &msg, 0), (ssize_t)iov.iov_len);
+}
+
+static uint64_t count_of(int event)
+{
+	uint64_t n = 0;
+
+	return read(event, &n, sizeof(n)) == sizeof(n) ? n : 0;
+}
+
+Test(server, descriptors_come_with_a_request_and_are_closed_behind_it)
+{
+	int event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), fd = client(), before, after;
+	bool closed;
+
+	turn();
+	before = dup(0);
+	close(before);
+	pass(fd, "PUT /a HTTP/1.1\r\nContent-Le", event, 2);
+	turn();
+	cr_expect_eq(count_of(event), 0);
+	pass(fd, "ngth: 0\r\n\r\n", event, 1);
+	cr_expect(strstr(hear(fd, &closed), "200 OK"));
+	cr_expect_eq(count_of(event), 3);
+	say(fd, "PUT /b HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
+	cr_expect(strstr(hear(fd, &closed), "200 OK"));
+	cr_expect_eq(count_of(event), 0, "the next one has none");
+	/* More than there is room for, in one message and in several. */
+	pass(fd, "P", event, 64);
+	pass(fd, "UT /c HTTP/1.1\r\nContent-Length: 0\r\n\r\n", event, 10);
+	cr_expect(strstr(hear(fd, &closed), "200 OK"));
+	cr_expect_eq(count_of(event), SERVER_PASSED_MAX);
+	after = dup(0);
+	close(after);
+	cr_expect_eq(after, before, "all of them have been closed");
+	/* A client that is gone before its request is complete. */
+	pass(fd, "PUT /d", event, 5);
+	turn();
+	close(fd);
+	turn();
+	after = dup(0);
+	close(after);
+	cr_expect_leq(after, before);
+	close(event);
 }

@@ -15,13 +15,13 @@ setup() {
 }
 
 @test "a guest that writes to its disk and reads its entropy device is forked twice; three go on to the end" {
-	SPORE_TESTHOST_TIMEOUT=400 "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
+	SPORE_TESTHOST_TIMEOUT=${LIMIT:-500} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
 		${SPORE:+SPORE=$SPORE}
 		source '$BATS_TEST_DIRNAME/vm.bash'
 		source '$BATS_TEST_DIRNAME/snapshot.bash'
 		$(cat <<'EOF'
 	WATCH="dmesg|grep -v ommand|grep -E \"lockup|stall|BUG:|Call Trace|I/O error|hung\"|sed s/^/COMPLAINT/"
-	RUN="cat /dev/hwrng >/dev/null 2>&1 & for i in \$(seq 50);do dd if=/dev/urandom of=/f\$i bs=16k count=4 2>/dev/null;sync;echo tick \$i;done;cat /f*|md5sum;echo 3 >/proc/sys/vm/drop_caches;cat /f*|md5sum;$WATCH"
+	RUN="cat /dev/hwrng >/dev/null 2>&1 & for i in \$(seq 30);do dd if=/dev/urandom of=/f\$i bs=16k count=4 2>/dev/null;sync;echo tick \$i;done;cat /f*|md5sum;echo 3 >/proc/sys/vm/drop_caches;cat /f*|md5sum;$WATCH"
 	CHILDREN=
 	trap 'vm_kill; [ -z "$CHILDREN" ] || kill -KILL $CHILDREN 2>/dev/null' EXIT
 	cp --sparse=always "$GUEST/root.ext4" /tmp/parent.ext4
@@ -51,7 +51,7 @@ setup() {
 		grep -q "COMPLAINT" <(grep -v ommand "/tmp/$1.out") && fail "$1: the kernel complained: $(cat "/tmp/$1.out")"
 		first=$(grep -oE "tick [0-9]+" "/tmp/$1.out" | head -n 1 | cut -d" " -f2)
 		[ "$first" -le "$2" ] || fail "$1 begins with tick $first"
-		[ "$(grep -oE "tick [0-9]+" "/tmp/$1.out" | cut -d" " -f2 | tr "\n" " ")" = "$(seq -s " " "$first" 50) " ] ||
+		[ "$(grep -oE "tick [0-9]+" "/tmp/$1.out" | cut -d" " -f2 | tr "\n" " ")" = "$(seq -s " " "$first" 30) " ] ||
 			fail "$1: lost or repeated: $(cat "/tmp/$1.out")"
 		[ "$(grep -oE "^[0-9a-f]{32}" "/tmp/$1.out" | sort | uniq -c | awk '{ print $1 }')" = 2 ] ||
 			fail "$1: the disk changed what was written"
@@ -68,8 +68,8 @@ setup() {
 	CHILDREN=
 	cp "$VM_DIR/out" /tmp/parent.out
 	judge parent 1
-	judge child1 50
-	judge child2 50
+	judge child1 30
+	judge child2 30
 	[ "$(grep -ohE "^[0-9a-f]{32}" /tmp/*.out | sort -u | wc -l)" = 3 ] || fail "they have written the same"
 	[ "$(grep -c "SPORE-GUEST begin" /tmp/child1.out /tmp/child2.out | grep -c ":0")" = 2 ] || fail "one began anew"
 EOF

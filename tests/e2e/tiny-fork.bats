@@ -26,7 +26,7 @@ parent() {
 	ok PUT /machine-config "$(jq -nc "{vcpu_count: 1, mem_size_mib: 64, memory_backend: \"Memfd\"} ${2:+| $2}")"
 	[ -z "${DEVICES:-}" ] || "$DEVICES"
 	ok PUT /actions '{"action_type": "InstanceStart"}'
-	wait_for ready
+	wait_for "${READY:-ready}"
 }
 
 # child NAME [ARGS...]: a process that waits to become one, a shell unless ARGS say otherwise. Its
@@ -438,4 +438,72 @@ a_disk() {
 		sleep 0.02
 	done
 	fail "the parent does not go on"
+}
+
+a_busy_disk() {
+	head -c 1M /dev/urandom >"$SNAP/disk"
+	ok PUT /drives/d "{\"drive_id\": \"d\", \"path_on_host\": \"$SNAP/disk\", \"is_root_device\": false, \"is_read_only\": true, \"io_engine\": \"$ENGINE\"}"
+}
+
+# reads SOCKET: until the guest has read more from its disk, as often as it was asked.
+reads() {
+	local before now i
+	before=$(curl -sS --unix-socket "$1" http://localhost/metrics | awk '/^spore_block_read_bytes_total.*"d"/ { print $2 }')
+	[ -n "$before" ] || fail "no such metric"
+	for i in $(seq 1000); do
+		now=$(curl -sS --unix-socket "$1" http://localhost/metrics | awk '/^spore_block_read_bytes_total.*"d"/ { print $2 }')
+		[ "$now" = "$before" ] || return 0
+		sleep 0.02
+	done
+	fail "it does not read from its disk any more"
+}
+
+@test "a disk that is being read from all the time, by both engines" {
+	for ENGINE in Sync Async; do
+		READY=r DEVICES=a_busy_disk parent diskflood
+		for i in 1 2 3; do
+			child "$ENGINE$i"
+			fork_to "$ENGINE$i"
+			reads "$API_SOCK"
+			reads "$SNAP/$ENGINE$i.sock"
+			# What was read is in the memory of the child, whole: the last of the disk's first 256 KiB.
+			memory_of "$ENGINE$i"
+			python3 - "$SNAP/$ENGINE$i.mem" "$SNAP/disk" <<-'EOF' || fail "what was read is not there"
+				import sys
+				memory, disk = (open(name, "rb").read() for name in sys.argv[1:])
+				at = memory.find(disk[:4096])
+				assert at >= 0 and memory[at:at + 0x40000] == disk[:0x40000]
+			EOF
+		done
+		vm_kill
+	done
+}
+
+a_hotplug() {
+	ok PUT /hotplug/memory '{"total_size_mib": 1024}'
+}
+
+@test "memory that comes and goes, in children without a shell" {
+	DEVICES=a_hotplug parent plug
+	ok PATCH /hotplug/memory '{"requested_size_mib": 4}'
+	wait_for 64636261
+	for i in a b; do
+		child $i --id $i
+		fork_to $i
+		of $i GET /hotplug/memory
+		[ "$(jq .plugged_size_mib <<<"$BODY")" = 2 ] || fail "$BODY"
+		printf x >"$SNAP/$i.in"
+		says $i ffffffff
+		grep -qF 64636261 "$SNAP/$i.out" || fail "what it has written is gone: $(cat "$SNAP/$i.out")"
+		of $i GET /hotplug/memory
+		[ "$(jq .plugged_size_mib <<<"$BODY")" = 0 ] || fail "$BODY"
+		ok GET /hotplug/memory
+		[ "$(jq .plugged_size_mib <<<"$BODY")" = 2 ] || fail "$BODY"
+	done
+	child shell
+	refused PUT /vm/fork "$(fork_request shell)" "no memory that can be hotplugged"
+	printf x >&7
+	wait_for ffffffff
+	printf x >&7
+	ends_with 0
 }

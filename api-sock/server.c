@@ -271,7 +271,9 @@ static void take_passed(struct conn *c, struct msghdr *msg)
 		const int *fd = (const int *)(const void *)CMSG_DATA(m);
 		size_t count = (m->cmsg_len - CMSG_LEN(0)) / sizeof(*fd);
 
-		for (size_t i = 0; m->cmsg_type == SCM_RIGHTS && i < count; i++) {
+		if (m->cmsg_level != SOL_SOCKET || m->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; i < count; i++) {
 			int passed = fd[i];
 
 			if (c->passed_count < SERVER_PASSED_MAX)

@@ -47,7 +47,8 @@ int machine_build_kvm(struct vm_machine *m, const struct machine_config *c, stru
 	if (!m->warm)
 		r = kvm_open(&m->kvm, e);
 	m->log_dirty = c->track_dirty_pages;
-	if (r == 0 && m->log_dirty && !m->mem.dirty)
+	/* A fork will want it, and would have to stop the guest for it. */
+	if (r == 0 && (m->log_dirty || c->memfd) && !m->mem.dirty)
 		r = gmem_track(&m->mem, e);
 	if (r == 0)
 		r = kvm_set_memory(&m->kvm, &m->mem, m->log_dirty, e);
@@ -78,7 +79,11 @@ int machine_log_dirty(struct vm_machine *m, bool on, struct err *e)
 		return r;
 	m->log_dirty = on;
 	r = kvm_set_memory(&m->kvm, &m->mem, on, e);
-	return r < 0 ? r : hotplug_log_dirty(m, e);
+	if (r == 0)
+		r = hotplug_log_dirty(m, e);
+	if (r < 0) /* some of it may be off: whoever needs the log has to ask again */
+		m->log_dirty = false;
+	return r;
 }
 
 /* ACPI tables and, for kernels without ACPI, the MP table, straight into guest memory. */

@@ -320,7 +320,7 @@ static int check_request(const struct api *api, const struct snapshot_load_reque
 			       "Loading a microVM snapshot not allowed after configuring "
 			       "boot-specific resources.");
 	if (req->huge_pages == SNAPSHOT_PAGES_2M && (req->backend.type == SNAPSHOT_BACKEND_FILE ||
-						      req->backend.type == SNAPSHOT_BACKEND_PASSED))
+						     req->backend.type == SNAPSHOT_BACKEND_PASSED))
 		return err_set(e, EINVAL, "huge_pages 2M needs the memory backend Uffd or Pager");
 	if (req->working_set && (req->backend.type == SNAPSHOT_BACKEND_UFFD ||
 				 req->backend.type == SNAPSHOT_BACKEND_PASSED))

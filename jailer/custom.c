@@ -186,10 +186,13 @@ static int compile(const struct custom *c, struct sock_filter *insn, struct secc
 static int parse_file(struct seccomp *s, json_t *file, struct err *e)
 {
 	static const char *const threads[SECCOMP_KINDS][2] = {
-		[SECCOMP_BOOT] = {"boot"},  [SECCOMP_MAIN] = {"vmm", "api"},
-		[SECCOMP_VCPU] = {"vcpu"},  [SECCOMP_PLUG] = {"vmm", "api"},
+		[SECCOMP_BOOT] = {"boot"},
+		[SECCOMP_MAIN] = {"vmm", "api"},
+		[SECCOMP_VCPU] = {"vcpu"},
+		[SECCOMP_PLUG] = {"vmm", "api"},
 		[SECCOMP_FETCH] = {"vcpu"},
-		[SECCOMP_FORK] = {"vmm", "api"}, [SECCOMP_FORK_PLUG] = {"vmm", "api"},
+		[SECCOMP_FORK] = {"vmm", "api"},
+		[SECCOMP_FORK_PLUG] = {"vmm", "api"},
 	};
 	cleanup_free struct custom *c = calloc(1, sizeof(*c));
 	int r = 0;

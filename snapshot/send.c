@@ -17,8 +17,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "snapshot/migrate.h"
 #include "snapshot/fork.h"
+#include "snapshot/migrate.h"
 #include "snapshot/precopy.h"
 #include "snapshot/stream.h"
 #include "vmm/base/fd.h"

@@ -28,7 +28,7 @@
 #define WHO  4000
 #define NAME "firecracker.socket"
 
-static const char *const kinds[SECCOMP_KINDS] = {"boot",  "main", "vcpu",      "plug",
+static const char *const kinds[SECCOMP_KINDS] = {"boot",  "main", "vcpu",     "plug",
 						 "fetch", "fork", "fork_plug"};
 
 /* --- filters --- */

@@ -49,12 +49,17 @@ TEMPLATE='{id: "web-{n}", metadata: {name: "web-{n}"}, vsock_override: {uds_path
 pool() {
 	"$CTL" pool "$@" "$SNAP/warm" >"$SNAP/pool.out" 2>&1 3>&- 7>&- &
 	POOL_PID=$!
-	for _ in $(seq 500); do
-		[ -S "$SPORE_STATE/pool.sock" ] && break
-		kill -0 "$POOL_PID" || fail "no pool: $(cat "$SNAP/pool.out")"
+	pool_is_there
+	pool_until .ready "${SIZE:-4}"
+}
+
+pool_is_there() {
+	for _ in $(seq 1500); do
+		[ -S "$SPORE_STATE/pool.sock" ] && return
+		kill -0 "$POOL_PID" || break
 		sleep 0.02
 	done
-	pool_until .ready "${SIZE:-4}"
+	fail "no pool: $(cat "$SNAP/pool.out")"
 }
 
 pool_end() {
@@ -140,6 +145,21 @@ nothing_but() {
 	is_itself web-2
 	"$CTL" stop --now web-2
 	[ "$HASH" = "$(sha256sum "$SNAP/warm/state" "$SNAP/warm/memory")" ]
+}
+
+@test "docs/pool.md: as it is printed" {
+	load ../lib/docs.bash
+	make_warm
+	cd "$SNAP"
+	PATH=$TOP/build:$PATH
+	block "$TOP/docs/pool.md" 'sporectl pool' >"$SNAP/pool.sh"
+	block "$TOP/docs/pool.md" 'curl' | sed "s#/run/spore#$SPORE_STATE#" >"$SNAP/curl.sh"
+	. "$SNAP/pool.sh" >"$SNAP/pool.out" 2>&1 3>&- 7>&-
+	POOL_PID=$!
+	pool_is_there
+	pool_until .ready 16
+	run bash "$SNAP/curl.sh"
+	for i in 1 2 3; do is_itself "web-$i"; done
 }
 
 @test "one that cannot be says why and leaves nothing; its siblings live" {
@@ -263,10 +283,7 @@ shells() {
 	make_warm
 	"$CTL" pool --size 1 --shell vcpus=1,mem_mib=32 >"$SNAP/pool.out" 2>&1 3>&- 7>&- &
 	POOL_PID=$!
-	for _ in $(seq 500); do
-		[ -S "$SPORE_STATE/pool.sock" ] && break
-		sleep 0.02
-	done
+	pool_is_there
 	ask_pool PUT /clones '{"clones": [{"id": "x"}]}'
 	[[ $STATUS == 400 && $BODY == *snapshot* ]]
 	clones "{n: 2, snapshot: \"$SNAP/warm\", wait_ms: 30000, template: $TEMPLATE}"

@@ -176,18 +176,9 @@ static int shell_start(struct pool *p, struct err *e)
 
 /* --- from start to ready --- */
 
-/* What a shell that has not come up said last. */
-static void read_words(const struct pool_shell *s, char *buf, size_t size)
-{
-	if (!vms_read(&s->vm, "lock", buf, size) || !buf[0])
-		snprintf(buf, size, "the shell ended without a word");
-	err_clean_text(buf);
-}
-
 static void try_one(struct pool_shell *s)
 {
 	siginfo_t info = {0};
-	char words[256];
 	struct err e;
 
 	if (now_ns() - s->began_ns > START_NS) {
@@ -195,8 +186,7 @@ static void try_one(struct pool_shell *s)
 	} else if (s->state == SHELL_STARTING &&
 		   waitid(P_PID, (id_t)s->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
 		   info.si_pid) {
-		read_words(s, words, sizeof(words));
-		shell_conclude(s, words);
+		shell_ended(s);
 	} else if (s->state == SHELL_STARTING && shell_connect(s, &e) < 0) {
 		shell_conclude(s, e.msg);
 	}
@@ -314,14 +304,8 @@ bool pool_reap(struct pool *p)
 		if (s->pid != pid)
 			continue;
 		s->pid = 0; /* somebody else's from now on */
-		if (s->state == SHELL_STARTING) {
-			char words[256];
-
-			read_words(s, words, sizeof(words));
-			shell_conclude(s, words);
-		} else if (s->state != SHELL_DEAD && s->state != SHELL_CLONE) {
-			shell_conclude(s, "the shell has ended before it answered");
-		}
+		if (s->state != SHELL_DEAD && s->state != SHELL_CLONE)
+			shell_ended(s);
 		vms_remove(&s->vm, &e);
 		if (p->config->jailer)
 			clean_jail(s);

@@ -121,6 +121,21 @@ void shell_conclude(struct pool_shell *s, const char *failed)
 	}
 }
 
+void shell_ended(struct pool_shell *s)
+{
+	char words[240], text[300];
+	const char *last;
+
+	/* Its standard error; see spawn(). */
+	if (!vms_read(&s->vm, "lock", words, sizeof(words)))
+		words[0] = '\0';
+	last = strrchr(words, '\n');
+	snprintf(text, sizeof(text), "the shell has ended before it answered%s%s",
+		 words[0] ? ": " : "", last ? last + 1 : words);
+	err_clean_text(text);
+	shell_conclude(s, text);
+}
+
 static void api_ready(struct loop_source *source, uint32_t events)
 {
 	struct pool_shell *s = source->arg;
@@ -134,7 +149,7 @@ static void api_ready(struct loop_source *source, uint32_t events)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0 || s->state == SHELL_READY) {
-		shell_conclude(s, "the shell has ended before it answered");
+		shell_ended(s);
 		return;
 	}
 	s->answer_len += (size_t)n;

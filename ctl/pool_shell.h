@@ -12,3 +12,5 @@ void shell_set_state(struct pool_shell *s, enum pool_shell_state state);
 int shell_connect(struct pool_shell *s, struct err *e);
 /* What has come of what it was asked for. `failed` NULL: it is done; else it is dropped, and who waits is told. */
 void shell_conclude(struct pool_shell *s, const char *failed);
+/* The same, of one that is no more: with what it said last. */
+void shell_ended(struct pool_shell *s);

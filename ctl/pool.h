@@ -2,13 +2,15 @@
 /*
  * A pool: shells (spore --shell) that wait to become clones of a snapshot, kept at a number.
  *
- * A shell is a process with a directory of its own (vms.h), which has no name yet. It is started, jailed if that was
- * asked for, and primed with the snapshot; then it is ready. A claim gives its directory the name of the clone, which
- * two can not have, and sends it one PUT /snapshot/load with all that makes the clone somebody. What fails ends the
- * shell and removes the directory; what succeeds is a microVM like those of `sporectl run`, and outlives the pool.
+ * A shell is a process with a directory of its own (vms.h), which has no name yet. It is started,
+ * jailed if that was asked for, and primed with the snapshot; then it is ready. A claim gives its
+ * directory the name of the clone, which two cannot have, and sends it one PUT /snapshot/load with
+ * all that makes the clone somebody. What fails ends the shell and removes the directory; what
+ * succeeds is a microVM like those of `sporectl run`, and outlives the pool.
  *
- * Shells have a loop of their own (pool_turn()): it goes round while a claim waits for them, and no other client is
- * served meanwhile. Ended processes are collected, and new shells started, when nobody waits.
+ * Shells have a loop of their own (pool_turn()): it goes round while a claim waits for them, and no
+ * other client is served meanwhile. Ended processes are collected, and new shells started, when
+ * nobody waits.
  */
 #pragma once
 
@@ -83,17 +85,20 @@ bool pool_reap(struct pool *p);
 /* A ready shell, or NULL. */
 struct pool_shell *pool_take(struct pool *p);
 /*
- * Makes it the microVM `name` by PUT /snapshot/load with `body` (borrowed). 0: done() will be called, from
- * pool_turn(); else it is ready still, or dropped.
+ * Makes it the microVM `name` by PUT /snapshot/load with `body` (borrowed). 0: done() will be
+ * called, from pool_turn(); else it is ready still, or dropped.
  */
 int pool_claim(struct pool_shell *s, const char *name, const json_t *body, struct err *e);
-/* Kills it; its name is free at once, and its directory goes when it was collected. done() is not called. */
+/*
+ * Kills it; its name is free at once, and its directory goes when it was collected. done() is
+ * not called.
+ */
 void pool_drop(struct pool_shell *s);
 
 /* --- pool_claim.c --- */
 
 /*
- * PUT /clones of the pool: see docs/pool.md. Returns the status; *reply is the answer, or `e` says what was wrong with the
- * request, and nothing has happened.
+ * PUT /clones of the pool: see docs/pool.md. Returns the status; *reply is the answer, or `e`
+ * says what was wrong with the request, and nothing has happened.
  */
 int claim_serve(struct pool *p, const char *text, size_t len, json_t **reply, struct err *e);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One shell of a pool and its API: between pool.c, which starts and collects them, and pool_shell.c. */
+/*
+ * One shell of a pool and its API: between pool.c, which starts and collects them, and pool_shell.c.
+ */
 #pragma once
 
 #include "ctl/pool.h"
@@ -10,7 +12,10 @@ void shell_set_state(struct pool_shell *s, enum pool_shell_state state);
  * starting then.
  */
 int shell_connect(struct pool_shell *s, struct err *e);
-/* What has come of what it was asked for. `failed` NULL: it is done; else it is dropped, and who waits is told. */
+/*
+ * What has come of what it was asked for. `failed` NULL: it is done; else it is dropped, and
+ * who waits is told.
+ */
 void shell_conclude(struct pool_shell *s, const char *failed);
 /* The same, of one that is no more: with what it said last. */
 void shell_ended(struct pool_shell *s);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* pool: a daemon that keeps shells ready, and makes clones out of them for who asks on its socket (docs/pool.md). */
+/*
+ * pool: a daemon that keeps shells ready, and makes clones out of them for who asks on its socket
+ * (docs/pool.md).
+ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <limits.h>

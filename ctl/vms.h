@@ -40,8 +40,8 @@ int vms_check_name(const char *name, struct err *e);
  */
 int vms_create(struct ctl *c, const char *name, struct vms_vm *vm, struct err *e);
 /*
- * One without a name yet, which no list shows: the directory is ".shell-PID-NUMBER". Returns as vms_create(). Then its name;
- * -EEXIST when that is in use, and it has none still.
+ * One without a name yet, which no list shows: the directory is ".shell-PID-NUMBER". Returns as
+ * vms_create(). Then its name; -EEXIST when that is in use, and it has none still.
  */
 int vms_create_nameless(struct ctl *c, unsigned number, struct vms_vm *vm, struct err *e);
 int vms_give_name(struct ctl *c, struct vms_vm *vm, const char *name, struct err *e);

@@ -117,9 +117,10 @@ int snapshot_load(struct vm *vm, struct snapshot_history *h, const struct snapsh
 		  struct err *e);
 
 /*
- * Puts into vm->shell, which has to be there, what does not depend on who the microVM will be: the state file is read and vetted, memory
- * mapped, and the vCPUs have all but what time changes. Of `p` snapshot_path, backend_path (File) and judge() are
- * used. A load of the same two files then does what is left, and of others is refused. On failure as above.
+ * Puts into vm->shell, which has to be there, what does not depend on who the microVM will be:
+ * the state file is read and vetted, memory mapped, and the vCPUs have all but what time
+ * changes. Of `p` snapshot_path, backend_path (File) and judge() are used. A load of the same
+ * two files then does what is left, and of others is refused. On failure as above.
  */
 int snapshot_prime(struct vm *vm, struct snapshot_history *h, const struct snapshot_load_params *p,
 		   struct err *e);

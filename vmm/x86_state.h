@@ -82,9 +82,9 @@ int x86_state_check(const struct x86_state *s, const struct x86_host *host,
 		    const struct x86_topology *t, bool tsc_deadline, unsigned index, struct err *e);
 
 /*
- * Gives it to a vCPU that has not run, in two steps: what stands still while the vCPU waits; and, as late as one
- * likes, the local APIC and the MSRs, in which time runs from then on, run state and events. A MSR that KVM
- * refuses is named, unless it has the value already.
+ * Gives it to a vCPU that has not run, in two steps: what stands still while the vCPU waits;
+ * and, as late as one likes, the local APIC and the MSRs, in which time runs from then on, run
+ * state and events. A MSR that KVM refuses is named, unless it has the value already.
  */
 int x86_state_prepare(const struct x86_state *s, struct vcpu *v, struct err *e);
 int x86_state_complete(const struct x86_state *s, struct vcpu *v, struct err *e);

@@ -5,8 +5,8 @@
  * to the first exit of a guest whose first instruction is an `out`. Nothing else is done: no
  * device, no file, no table but the guest's three pages of page tables.
  *
- * NAME "restore": those of a restore, where saved state is set instead: what is read to have something
- * to set is `x_read`.
+ * NAME "restore": those of a restore, where saved state is set instead, and memory is a file that is mapped:
+ * what is read to have something to set is `x_read`.
  *
  * NAME "claim": those of a restore into a VM that is there already with vCPU, eventfds, CPUID and a memory
  * slot over reserved address space: a file is mapped there, state is set, a thread that waits is
@@ -312,19 +312,23 @@ int main(int argc, char *argv[])
 	static struct cost c;
 	pthread_t thread;
 	uint64_t begin;
+	bool restore;
 
 	if (argc != 3)
 		errx(2, "usage: kvmcost NAME ROUND");
 	c.name = argv[1];
 	c.round = (unsigned)atoi(argv[2]);
 	c.claim = c.silent = strcmp(c.name, "claim") == 0;
+	restore = strcmp(c.name, "restore") == 0;
 	begin = bench_now();
 	start(&c);
 	map_memory(&c);
 	stop(&c, "x_memory");
 	write_guest(&c);
-	if (c.claim)
+	if (c.claim || restore)
 		unmap_guest(&c);
+	if (restore)
+		map_file(&c);
 	create_vm(&c);
 	bind_events(&c);
 	create_vcpu(&c);
@@ -337,7 +341,7 @@ int main(int argc, char *argv[])
 		map_file(&c);
 		set_registers(&c);
 	}
-	if (c.claim || strcmp(c.name, "restore") == 0)
+	if (c.claim || restore)
 		set_saved(&c);
 	begin = bench_now();
 	if (c.claim)

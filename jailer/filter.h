@@ -22,7 +22,7 @@ enum filter_who {
 	FILTER_MAIN = 2,   /* main thread while the guest runs */
 	FILTER_VCPU = 4,   /* vCPU threads, from before their first KVM_RUN */
 	FILTER_PLUG = 8,   /* with MAIN: a network interface is a placeholder */
-	FILTER_FETCH = 16, /* the thread that brings a working set's pages after a restore */
+	FILTER_FETCH = 16, /* the threads that bring memory after a restore */
 	FILTER_FORK = 32,  /* with MAIN: memory can be given to others */
 };
 

@@ -13,7 +13,8 @@
  * to, every vCPU thread adds VCPU before its first KVM_RUN, and the main thread adds MAIN when all
  * of them have. PLUG, which is MAIN and what attaches to a tap, takes its place if a network
  * interface is a placeholder; FORK, which is MAIN and what gives memory to others, if memory is a memfd;
- * FORK_PLUG if both. FETCH is for the thread of a working set (snapshot/workset.h).
+ * FORK_PLUG if both. FETCH is for the threads that bring memory after a restore (snapshot/workset.h,
+ * snapshot/pager.h).
  */
 #pragma once
 

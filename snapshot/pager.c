@@ -145,7 +145,7 @@ static void *serve(void *arg)
 	struct err e;
 
 	log_name_thread("pager");
-	if (seccomp_install(p->seccomp, SECCOMP_VCPU, &e) < 0)
+	if (seccomp_install(p->seccomp, SECCOMP_FETCH, &e) < 0)
 		give_up(e.msg, e.code);
 	while (wait_for_messages(p)) {
 		unsigned left = 0;

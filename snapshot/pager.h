@@ -17,7 +17,7 @@ struct pager;
 /*
  * Serves all of `m`, which is new (GMEM_ANON or GMEM_HUGETLB_2M), from `file`: as long, and left as it is
  * meanwhile; taken, also on failure. If it cannot be read, the process ends like one whose mapped file is cut short.
- * The thread puts itself under the filter for vCPUs. Main thread. NULL with `e` filled.
+ * The thread puts itself under the filter FETCH. Main thread. NULL with `e` filled.
  */
 struct pager *pager_create(const struct gmem *m, int file, const struct seccomp *seccomp,
 			   struct err *e);

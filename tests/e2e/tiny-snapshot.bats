@@ -726,8 +726,11 @@ pager() {
 	snap s
 	vm_kill
 	pager s '.huge_pages = "2M"'
-	sleep 0.3
-	[ "$(faults)" -lt 100 ] || fail "$(faults) page faults"
+	for _ in $(seq 500); do
+		[ "$(awk '/^Private_Hugetlb/ { print $2 }' "/proc/$VM_PID/smaps_rollup")" -lt 49152 ] || break
+		sleep 0.02
+	done
+	[ "$(awk '/^Private_Hugetlb/ { print $2 }' "/proc/$VM_PID/smaps_rollup")" -ge 49152 ] || fail "not in huge pages"
 	snap u
 	one_moment "$SNAP/u.mem"
 	verify u

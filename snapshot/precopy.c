@@ -95,10 +95,14 @@ static void on_woken(void *arg)
 int precopy_init(struct precopy *p, struct vm *vm, struct pageset *dirty,
 		 void (*stepped)(void *arg), void *arg, struct err *e)
 {
+	struct vm_machine *m = vm->machine;
+
 	*p = (struct precopy){.vm = vm, .dirty = dirty, .round = 1, .stepped = stepped, .arg = arg};
-	vm->machine->woken = on_woken;
-	vm->machine->woken_arg = p;
-	return pageset_init(&p->next, gmem_size(&vm->machine->mem) / GMEM_PAGE, e);
+	if (m->woken)
+		return err_set(e, EBUSY, "memory is being copied already");
+	m->woken = on_woken;
+	m->woken_arg = p;
+	return pageset_init(&p->next, gmem_size(&m->mem) / GMEM_PAGE, e);
 }
 
 void precopy_finish(struct precopy *p)

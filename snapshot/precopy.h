@@ -31,7 +31,7 @@ struct precopy {
 	_Atomic bool done; /* the step is */
 };
 
-/* Of a started machine. `stepped` is called with `arg` after every step. The caller finishes `p`, also when this fails. */
+/* Of a started machine, one at a time (-EBUSY). `stepped` is called with `arg` after every step. The caller finishes `p`, also when this fails. */
 int precopy_init(struct precopy *p, struct vm *vm, struct pageset *dirty,
 		 void (*stepped)(void *arg), void *arg, struct err *e);
 /* No step is under way. Also of a zeroed one. */

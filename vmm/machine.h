@@ -46,7 +46,7 @@ struct vm_machine {
 	struct vcpu_set vcpus;
 	struct vcpu vcpu[LAYOUT_VCPU_MAX];
 	struct loop_source ended;
-	/* [m] For a thread that has no eventfd of its own: vcpus.end_fd, when signalled, calls this too. */
+	/* [m] Called when vcpus.end_fd is signalled, whoever did: for a thread that has no eventfd of its own. */
 	void (*woken)(void *arg);
 	void *woken_arg;
 	bool log_dirty; /* KVM logs which pages the guest writes */

@@ -214,11 +214,12 @@ static void on_ended(struct loop_source *s, uint32_t events)
 
 	(void)events;
 	fd_event_drain(s->fd);
-	if (m->woken)
-		m->woken(m->woken_arg);
 	end = (enum vcpu_end)m->vcpus.end;
-	if (end == VCPU_END_NONE)
+	if (end == VCPU_END_NONE) {
+		if (m->woken)
+			m->woken(m->woken_arg);
 		return;
+	}
 	vcpu_set_pause(&m->vcpus);
 	serial_flush(&m->serial);
 	if (end == VCPU_END_RESET)

@@ -328,6 +328,8 @@ install: all man web
 	install -D -m 0644 LICENSE $(DESTDIR)$(DOCDIR)/LICENSE
 	install -D -m 0644 README.md $(DESTDIR)$(DOCDIR)/README.md
 	install -D -m 0755 $(B)/spore-agent $(DESTDIR)$(PREFIX)/lib/spore/spore-agent
+	install -D -m 0755 tools/build-kernel $(DESTDIR)$(PREFIX)/lib/spore/build-kernel
+	install -D -m 0644 tests/guest/minimal.config $(DESTDIR)$(PREFIX)/lib/spore/minimal.config
 	install -D -m 0644 api-sock/openapi.yaml $(DESTDIR)$(DOCDIR)/openapi.yaml
 	install -D -m 0644 $(B)/web/api.html $(DESTDIR)$(DOCDIR)/api.html
 

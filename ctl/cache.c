@@ -2,6 +2,7 @@
 #include "ctl/cache.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -23,6 +24,15 @@ int cache_directory(const char *name, char path[PATH_MAX], struct err *e)
 	if (mkdir(path, 0755) < 0 && errno != EEXIST)
 		return err_sys(e, "mkdir '%s'", path);
 	return 0;
+}
+
+void cache_print(char path[PATH_MAX], const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(path, PATH_MAX, fmt, ap);
+	va_end(ap);
 }
 
 int cache_work(const char *dir, char *path, size_t size, struct err *e)
@@ -58,6 +68,8 @@ int cache_link(const char *name, const char *target, struct err *e)
 		return err_sys(e, "mkdir '%s'", path);
 	*slash = '/';
 	snprintf(fresh, sizeof(fresh), "%.*s.new", (int)sizeof(fresh) - 8, path);
+	if (!target)
+		return unlink(path) == 0 || errno == ENOENT ? 0 : err_sys(e, "remove '%s'", path);
 	unlink(fresh);
 	if (symlink(target, fresh) < 0 || rename(fresh, path) < 0)
 		return err_sys(e, "link '%s'", path);

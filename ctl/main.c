@@ -30,6 +30,7 @@ static const struct verb {
 	{"exec", "run a command in the guest", verb_exec},
 	{"cp", "copy files into the guest or out of it", verb_cp},
 	{"identity", "make the guest of a clone somebody else", verb_identity},
+	{"kernel", "get a kernel of Debian, or build a small one", verb_kernel},
 	{"image", "make root file systems of directories, tars, containers, Debian", verb_image},
 	{"doctor", "look whether this machine has what microVMs need", verb_doctor},
 	{"completion", "what bash or zsh needs to complete these words", verb_completion},

@@ -24,4 +24,5 @@ int verb_completion(struct ctl *c, int argc, char **argv);
 int verb_exec(struct ctl *c, int argc, char **argv);
 int verb_cp(struct ctl *c, int argc, char **argv);
 int verb_identity(struct ctl *c, int argc, char **argv);
+int verb_kernel(struct ctl *c, int argc, char **argv);
 int verb_image(struct ctl *c, int argc, char **argv);

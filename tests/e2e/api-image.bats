@@ -184,3 +184,29 @@ advises() {
 	grep -q interrupted out
 	[ -z "$(ls -d cache/images/work-* 2>/dev/null)" ]
 }
+
+@test "kernel: what is no kernel is refused with advice" {
+	mkdir -p pack/DEBIAN pack/boot
+	printf 'Package: linux-image-1-x\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: x\n' >pack/DEBIAN/control
+	# apt-get of this test: "downloads" what is there.
+	mkdir bin
+	printf '#!/bin/sh\ncp %s/linux-image-1-x_1_all.deb . 2>/dev/null || { echo "E: nothing" >&2; exit 100; }\n' "$PWD" >bin/apt-get
+	chmod 755 bin/apt-get
+	for what in "is no bzImage" "ends before" "not known here"; do
+		head -c 100000 /dev/zero >pack/boot/vmlinuz-1-x
+		[ "$what" = "is no bzImage" ] || printf HdrS | dd of=pack/boot/vmlinuz-1-x bs=1 seek=514 conv=notrunc 2>dd
+		case $what in
+		"ends before") printf '\xff\xff\xff\xff\xff\xff\xff\xff' | dd of=pack/boot/vmlinuz-1-x bs=1 seek=584 conv=notrunc 2>dd ;;
+		"not known here") printf '\x00\x00\x00\x00\x00\x01\x00\x00' | dd of=pack/boot/vmlinuz-1-x bs=1 seek=584 conv=notrunc 2>dd ;;
+		esac
+		dpkg-deb -b pack linux-image-1-x_1_all.deb >/dev/null
+		! PATH=$PWD/bin:$PATH "$CTL" kernel get -p linux-image-1-x >out 2>&1 || fail "$what: $(cat out)"
+		grep -q "$what" out && tail -n 1 out | grep -q "try: " || fail "$what: $(cat out)"
+		[ -z "$(ls cache/kernels)" ] || fail "left behind: $(ls cache/kernels)"
+	done
+	rm linux-image-1-x_1_all.deb
+	! PATH=$PWD/bin:$PATH "$CTL" kernel get -p linux-image-1-x >out 2>&1 || fail "$(cat out)"
+	tail -n 1 out | grep -q "try: sudo apt-get update"
+	! "$CTL" kernel fetch >out 2>&1 || fail "$(cat out)"
+	tail -n 1 out | grep -q "try: sporectl kernel get"
+}

@@ -79,3 +79,14 @@ gives 0 sporectl --json stop --time 60 w
 grep -q "shut down" /tmp/out || { cat /tmp/out; exit 1; }
 END
 }
+
+@test "Debian's kernel as sporectl gets it: the agent loads modules and goes on in the root" {
+	cd "$BATS_TEST_DIRNAME/../.."
+	run env SPORE_CACHE="$BATS_FILE_TMPDIR/cache" build/sporectl kernel get --default
+	echo "$output"
+	[ "$status" = 0 ]
+	in_host <<'END'
+gives 4 sporectl run --rm --append cryptomgr.notests -- 'cat /etc/hostname /proc/1/comm; exit 4'
+is $'image\nspore-agent'
+END
+}

@@ -195,7 +195,7 @@ static int run(struct attached *a, struct err *e)
 	return r;
 }
 
-static int connect_console(const struct vms_vm *vm, struct err *e)
+int console_connect(const struct vms_vm *vm, struct err *e)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -212,7 +212,7 @@ static int connect_console(const struct vms_vm *vm, struct err *e)
 
 int console_holder(const struct vms_vm *vm)
 {
-	cleanup_fd int fd = connect_console(vm, NULL);
+	cleanup_fd int fd = console_connect(vm, NULL);
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
 
@@ -221,16 +221,17 @@ int console_holder(const struct vms_vm *vm)
 	return (int)syscall(SYS_pidfd_open, peer.pid, 0);
 }
 
-int console_attach(struct ctl *c, const struct vms_vm *vm, bool owner, struct console_end *end,
+int console_attach(struct ctl *c, const struct vms_vm *vm, int own, struct console_end *end,
 		   struct err *e)
 {
+	bool owner = own >= 0;
 	char hello = owner ? CONSOLE_ALL : CONSOLE_TAIL;
 	struct attached a = {.c = c, .vm = vm, .end = end, .owner = owner, .keys = true};
 	sigset_t before;
 	int r;
 
 	*end = (struct console_end){0};
-	a.socket = connect_console(vm, e);
+	a.socket = owner ? own : console_connect(vm, e);
 	if (a.socket < 0) {
 		ctl_hint(c, "sporectl logs %s", vm->name);
 		return a.socket;

@@ -34,6 +34,7 @@ struct holder_config {
 	char ready[12];	      /* its number in text: set by the holder, named by `command` */
 	char *const *command; /* spore and its arguments */
 	bool remove;	      /* the directory, at the end */
+	bool attended; /* writes a byte to ready_fd, and starts spore when a client is there */
 };
 
 /*
@@ -53,11 +54,14 @@ struct console_end {
 	char reason[256]; /* its last line on standard error, or "" */
 };
 
+/* A connection to the console, for console_attach(). -errno with `e`, which may be NULL. */
+int console_connect(const struct vms_vm *vm, struct err *e);
 /*
  * Joins standard input and output with the console until one of both ends. A terminal is raw meanwhile, and as it was
- * on every way out. `owner`: SIGINT and SIGTERM end the microVM, else they detach.
+ * on every way out. `own` is the connection of who has started the microVM, which is taken: SIGINT and SIGTERM end it. -1:
+ * one is made, and they detach.
  */
-int console_attach(struct ctl *c, const struct vms_vm *vm, bool owner, struct console_end *end,
+int console_attach(struct ctl *c, const struct vms_vm *vm, int own, struct console_end *end,
 		   struct err *e);
 
 /* A pidfd of the holder, or -1: when that has ended too, nothing touches the directory any more. */

@@ -133,6 +133,15 @@ static void accept_client(struct holder *h)
 	fd_close(&fd);
 }
 
+/* A guest may end before anybody had the time to look: who wants to see it comes first. */
+static void wait_for_client(struct holder *h)
+{
+	struct pollfd p = {.fd = h->listen, .events = POLLIN};
+
+	if (write(h->config->ready_fd, "", 1) == 1 && poll(&p, 1, LINGER_MS) == 1)
+		accept_client(h);
+}
+
 /* One message, or as much as it takes now. False when it has all there is. */
 static bool feed(struct holder *h, struct client *k)
 {
@@ -352,6 +361,8 @@ _Noreturn void holder_run(struct holder_config *config)
 		h.client[i].fd = -1;
 	h.log = open_file(&config->vm, "console.log");
 	h.listen = open_listener(&config->vm);
+	if (h.listen >= 0 && config->attended)
+		wait_for_client(&h);
 	if (said < 0 || h.log < 0 || h.listen < 0 || !start_spore(&h)) {
 		dprintf(STDERR_FILENO, "spore: '%s': %s\n", config->vm.dir, strerror(errno));
 		_exit(CTL_FAILED);

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -36,7 +37,7 @@ int launch_prepare(struct ctl *c, const char *name, struct launch *l, struct err
 {
 	char path[VMS_PATH_MAX];
 
-	*l = (struct launch){.lock_fd = -1, .said_fd = -1};
+	*l = (struct launch){.lock_fd = -1, .said_fd = -1, .console_fd = -1};
 	l->lock_fd = vms_create(c, name, &l->vm, e);
 	if (l->lock_fd < 0)
 		return l->lock_fd;
@@ -53,6 +54,7 @@ void launch_cancel(struct launch *l)
 	if (pidfd >= 0)
 		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
 	fd_close(&pidfd);
+	fd_close(&l->console_fd);
 	/* It has no clients, so it ends at once. */
 	if (l->holder)
 		waitpid(l->holder, NULL, 0);
@@ -89,8 +91,26 @@ static int write_config(const struct launch *l, const json_t *config, struct err
 	return text ? vms_write(&l->vm, CONFIG, text, e) : err_set(e, ENOMEM, "out of memory");
 }
 
+/* A spore that is gone without a word has run its guest to the end, unless it was killed. */
+static bool has_run(struct launch *l)
+{
+	cleanup_fd int pidfd = vms_pidfd(&l->vm, NULL, NULL);
+	struct stat said;
+	char status[8];
+
+	if (pidfd >= 0)
+		vms_wait(pidfd, 1000 * HTTP_QUICK);
+	if (fstat(l->said_fd, &said) < 0 || said.st_size > 0)
+		return false;
+	if (l->attended)
+		return true; /* launch_attend() sees how it ended */
+	waitpid(l->holder, NULL, 0);
+	return !vms_read(&l->vm, "status", status, sizeof(status)) || strcmp(status, "0") == 0 ||
+	       strcmp(status, "3") == 0;
+}
+
 /* Answers when the guest runs; a spore that gives up hangs up instead. */
-static int wait_until_started(struct ctl *c, const struct launch *l, struct err *e)
+static int wait_until_started(struct ctl *c, struct launch *l, struct err *e)
 {
 	char socket[VMS_PATH_MAX];
 	struct http_call call = {.socket = socket, .method = "GET", .path = "/", .seconds = 120};
@@ -101,16 +121,30 @@ static int wait_until_started(struct ctl *c, const struct launch *l, struct err 
 	if (e->code == ETIMEDOUT)
 		return -e->code;
 	c->hint[0] = '\0';
+	if (has_run(l))
+		return 0;
+	fd_close(&l->console_fd);
 	waitpid(l->holder, NULL, 0); /* then all is said */
 	return spore_said(l, e);
+}
+
+/* A byte of the pipe; false at its end. */
+static bool read_byte(int fd)
+{
+	ssize_t n;
+	char byte;
+
+	do
+		n = read(fd, &byte, 1);
+	while (n < 0 && errno == EINTR);
+	return n == 1;
 }
 
 static int start_holder(struct launch *l, char *const *command, struct holder_config *config,
 			struct err *e)
 {
-	char go;
-	int ready[2];
-	ssize_t n;
+	int ready[2], r = 0;
+	bool is_ready;
 
 	if (pipe2(ready, O_CLOEXEC) < 0)
 		return err_sys(e, "make a pipe");
@@ -124,16 +158,19 @@ static int start_holder(struct launch *l, char *const *command, struct holder_co
 	}
 	close(ready[1]);
 	fd_close(&l->lock_fd); /* spore's from now on */
-	do
-		n = l->holder > 0 ? read(ready[0], &go, 1) : 0;
-	while (n < 0 && errno == EINTR);
-	close(ready[0]);
 	if (l->holder < 0) {
 		l->holder = 0;
+		close(ready[0]);
 		return err_sys(e, "fork");
 	}
-	if (n == 1)
-		return 0;
+	is_ready = !l->attended || read_byte(ready[0]);
+	if (is_ready && l->attended)
+		r = l->console_fd = console_connect(&l->vm, e);
+	is_ready = is_ready && r >= 0 && read_byte(ready[0]);
+	close(ready[0]);
+	if (is_ready || r < 0)
+		return MIN(r, 0);
+	fd_close(&l->console_fd);
 	waitpid(l->holder, NULL, 0);
 	return spore_said(l, e);
 }
@@ -141,7 +178,8 @@ static int start_holder(struct launch *l, char *const *command, struct holder_co
 int launch_start(struct ctl *c, struct launch *l, const json_t *config, bool remove, struct err *e)
 {
 	char spore[512], socket[VMS_PATH_MAX], log[VMS_PATH_MAX], file[VMS_PATH_MAX];
-	struct holder_config h = {.vm = l->vm, .lock_fd = l->lock_fd, .remove = remove};
+	struct holder_config h = {
+		.vm = l->vm, .lock_fd = l->lock_fd, .remove = remove, .attended = l->attended};
 	char *command[] = {
 		spore,	      "--id", l->vm.name,   "--api-sock", socket,
 		"--log-path", log,    "--ready-fd", h.ready,	  config ? "--config-file" : NULL,
@@ -183,11 +221,11 @@ static void explain_end(struct ctl *c, const struct launch *l, const struct cons
 	ctl_fail(c, &e);
 }
 
-int launch_attend(struct ctl *c, const struct launch *l, struct console_end *out)
+int launch_attend(struct ctl *c, struct launch *l, struct console_end *out)
 {
 	struct console_end end;
 	struct err e;
-	int r = console_attach(c, &l->vm, true, &end, &e);
+	int r = console_attach(c, &l->vm, TAKE_FD(l->console_fd), &end, &e);
 
 	if (out)
 		*out = end;

@@ -12,6 +12,9 @@ struct launch {
 	int lock_fd;  /* from launch_prepare() to launch_start() */
 	int said_fd;  /* its standard error: the directory may be gone before we look */
 	pid_t holder; /* a child of this process */
+	/* To be set before launch_start() by who calls launch_attend(): nothing of the guest is missed. */
+	bool attended;
+	int console_fd;
 };
 
 /* Which spore is started: its path, or a word for PATH. */
@@ -31,4 +34,4 @@ void launch_cancel(struct launch *l);
  * What run, restore and clone have in common behind the start: attaches, and says how it ended. Returns the exit
  * code. `end` may be NULL.
  */
-int launch_attend(struct ctl *c, const struct launch *l, struct console_end *end);
+int launch_attend(struct ctl *c, struct launch *l, struct console_end *end);

@@ -20,7 +20,7 @@ int verb_console(struct ctl *c, int argc, char **argv)
 
 	if (!ctl_parse(c, &usage, &argc, &argv, NULL))
 		return c->exit_code;
-	if (vms_find_alive(c, argv[0], &vm, &e) < 0 || console_attach(c, &vm, false, &end, &e) < 0)
+	if (vms_find_alive(c, argv[0], &vm, &e) < 0 || console_attach(c, &vm, -1, &end, &e) < 0)
 		return ctl_fail(c, &e);
 	if (end.how == CONSOLE_DETACHED)
 		ctl_note(c, "\n%s goes on", vm.name);

@@ -66,12 +66,13 @@ static int load(struct ctl *c, const struct args *a, const struct vms_vm *vm, co
 }
 
 static int start(struct ctl *c, const struct args *a, const char *name, const char *dir,
-		 const json_t *config, struct launch *l, struct err *e)
+		 const json_t *config, bool attended, struct launch *l, struct err *e)
 {
 	int r = launch_prepare(c, name, l, e);
 
 	if (r < 0)
 		return r;
+	l->attended = attended;
 	r = launch_start(c, l, NULL, a->rm, e);
 	if (r < 0)
 		return r;
@@ -146,7 +147,7 @@ int verb_restore(struct ctl *c, int argc, char **argv)
 	config = begin(c, &usage, argc, argv, &a, dir, &code);
 	if (!config)
 		return code;
-	r = start(c, &a, a.name, dir, config, &l, &e);
+	r = start(c, &a, a.name, dir, config, !a.detach, &l, &e);
 	json_decref(config);
 	if (r < 0)
 		return ctl_fail(c, &e);
@@ -170,7 +171,7 @@ static int clone_all(struct ctl *c, const struct args *a, const char *dir, const
 		struct err e;
 
 		snprintf(name, sizeof(name), "%s-%llu", a->name, (unsigned long long)i);
-		if (start(c, a, name, dir, config, &l, &e) < 0)
+		if (start(c, a, name, dir, config, false, &l, &e) < 0)
 			code = ctl_fail(c, &e);
 		else
 			json_array_append_new(rows, stat_one(c, &l.vm));

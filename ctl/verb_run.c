@@ -287,6 +287,7 @@ static int start(struct ctl *c, const struct args *a, struct launch *l, struct o
 			launch_cancel(l);
 	}
 	if (r == 0) {
+		l->attended = !a->detach;
 		r = launch_start(c, l, root, a->rm, e);
 		if (r < 0 && o->listener >= 0)
 			outcome_end(o);
@@ -296,7 +297,7 @@ static int start(struct ctl *c, const struct args *a, struct launch *l, struct o
 }
 
 /* The command's exit code, if it has one. */
-static int attend(struct ctl *c, const struct args *a, const struct launch *l, struct outcome *o)
+static int attend(struct ctl *c, const struct args *a, struct launch *l, struct outcome *o)
 {
 	struct console_end end;
 	struct err e;

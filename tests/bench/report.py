@@ -22,7 +22,7 @@ COLORS = {"spore": "#1f8a5f", "qemu": "#8267b8", "peer": "#c9781c", "bare": "#97
           "out": "#1f8a5f", "in": "#3fb489", "tcp_out": "#97a1ab", "tcp_in": "#b9c1c8"}
 MORE = ["#3577a8", "#c05a6e", "#7a8f2b", "#b0894a", "#5f6b78"]
 NAMES = {"qemu": "QEMU microvm", "peer": "PEER", "bare": "the bare cost", "large": "spore, 1 GiB",
-         "shell": "spore, warm shell", "primed": "spore, primed shell", "rules": "spore, 100 rules",
+         "shell": "spore, warm shell", "primed": "spore, primed shell", "pool": "clones of a pool", "rules": "spore, 100 rules",
          "out": "vsock, guest to host", "in": "vsock, host to guest", "host": "agent on this machine", "guest": "agent in a Linux guest", "claim": "bare KVM calls of a claim",
          "tcp_out": "TCP, guest to host", "tcp_in": "TCP, host to guest"}
 WIDTH, LEFT, RIGHT, ROW = 900, 210, 110, 26
@@ -243,17 +243,17 @@ def chapters(csvs):
            [("", stacked("restore phases", phases(csvs, "restore", restore, [("spore", "128 MiB"), ("large", "1 GiB")]) +
                          phases(csvs, "shell", restore, [("shell", "warm shell"), ("primed", "primed shell")])))])
     yield ("Clone latency", "From the exec of a new process until PUT /snapshot/load is answered, the guest running; many "
-           "clones of one snapshot of 128 MiB, one after the other. A claim: the request to a process with a warm machine.",
-           [("", distribution("clone latency", of(csvs, "clone", "clone") +
+           "clones of one snapshot of 128 MiB, one after the other. A claim: the request to a process with a warm machine, or to the pool that has such.",
+           [("", distribution("clone latency", of(csvs, "fresh", "clone") + of(csvs, "clones", "claim", ["pool"]) +
                               [("claim of a warm shell", "shell", csvs.get("shell", {}).get(("shell", "request"), [])),
                                ("claim of a primed shell", "primed", csvs.get("shell", {}).get(("primed", "request"), []))]))])
     yield ("Memory per clone", "Proportional set size of each of several clones that run at the same time (pages that they share "
            "are divided among them), and what is private to it; and a whole idle microVM of 128 MiB without "
            "the guest's memory. QEMU's were made one at a time, by -incoming.",
            [("each clone, proportional, KiB", spread("pss", [(label, who, [v / 1024 for v in values]) for label, who, values
-                                                             in of(csvs, "clone", "pss")], plain)),
+                                                             in of(csvs, "fresh", "pss") + of(csvs, "clones", "pss")], plain)),
             ("each clone, private, KiB", spread("private", [(label, who, [v / 1024 for v in values]) for label, who, values
-                                                            in of(csvs, "clone", "private")], plain)),
+                                                            in of(csvs, "fresh", "private") + of(csvs, "clones", "private")], plain)),
             ("idle microVM, private, KiB", spread("idle", [(label, who, [v / 1024 for v in values]) for label, who, values
                                                            in of(csvs, "idle", "private")], plain))])
     yield ("Disk, network, vsock", "Linux guests in the test host: time of a fixed amount, and exits of the guest for it.",

@@ -70,7 +70,7 @@ setup() {
 
 @test "the report of make bench: a picture of what was measured, nothing of what was not" {
 	printf '%s\n' who,round,figure,ns spore,0,clone,2000000 spore,1,clone,3000000 spore,2,clone,2500000 \
-		'"<b>",0,clone,9000000' '"<b>",1,clone,9500000' '"<b>",2,clone,9100000' spore,0,pss,204800 >"$D/clone.csv"
+		'"<b>",0,clone,9000000' '"<b>",1,clone,9500000' '"<b>",2,clone,9100000' spore,0,pss,204800 >"$D/fresh.csv"
 	printf '%s\n' who,round,figure,ns spore,0,memory,20000 spore,0,kvm,400000 spore,0,run,90000 >"$D/start.csv"
 	printf '%s\n' who,round,figure,ns spore,0,accept,not-a-number >"$D/ready.csv"
 	tests/bench/report.py "$D" | grep -qx "$D/report.html"

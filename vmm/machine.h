@@ -49,7 +49,7 @@ struct vm_machine {
 	/* [m] Called when vcpus.end_fd is signalled, whoever did: for a thread that has no eventfd of its own. */
 	void (*woken)(void *arg);
 	void *woken_arg;
-	bool log_dirty; /* KVM logs which pages the guest writes */
+	bool log_dirty;	   /* KVM logs which pages the guest writes */
 	struct fork *fork; /* who else is told what was (snapshot/fork.h); or NULL. Borrowed */
 };
 

@@ -315,6 +315,13 @@ void route_answer(struct api *api, const char *what, uint64_t ticket, json_t *re
 	api->answer(api->answer_arg, ticket, &resp);
 }
 
+bool route_takes_passed(void *arg)
+{
+	const struct api *api = arg;
+
+	return api->vm->phase == VM_NOT_STARTED;
+}
+
 void route_handle(void *arg, const struct http_request *req, struct http_response *resp)
 {
 	struct api *api = arg;

@@ -31,5 +31,7 @@ extern const unsigned route_count;
 void route_answer(struct api *api, const char *what, uint64_t ticket, json_t *reply,
 		  const struct err *failed);
 
+/* Before there is a microVM: descriptors may be one (snapshot/fork.h). Fits struct server_config. */
+bool route_takes_passed(void *api);
 /* Answers one request; `api` is a struct api. Fits struct server_config. */
 void route_handle(void *api, const struct http_request *req, struct http_response *resp);

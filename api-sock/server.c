@@ -284,8 +284,8 @@ static void take_passed(struct conn *c, struct msghdr *msg)
 	}
 }
 
-/* 1 when something came, 0 when nothing was there, -errno when the connection is over. */
-static int conn_receive(struct conn *c)
+/* One read, with the descriptors that come along. */
+static ssize_t read_passed(struct conn *c)
 {
 	struct iovec iov = {.iov_base = c->in, .iov_len = sizeof(c->in)};
 	union {
@@ -300,11 +300,22 @@ static int conn_receive(struct conn *c)
 	};
 	ssize_t n = recvmsg(c->source.fd, &msg, MSG_CMSG_CLOEXEC);
 
+	if (n > 0)
+		take_passed(c, &msg);
+	return n;
+}
+
+/* 1 when something came, 0 when nothing was there, -errno when the connection is over. */
+static int conn_receive(struct conn *c)
+{
+	const struct server_config *config = &c->server->config;
+	bool passed = config->takes_passed && config->takes_passed(config->arg);
+	ssize_t n = passed ? read_passed(c) : fd_read(c->source.fd, c->in, sizeof(c->in));
+
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	if (n == 0)
 		return -ECONNRESET;
-	take_passed(c, &msg);
 	c->in_pos = 0;
 	c->in_len = c->shut ? 0 : (size_t)n;
 	return 1;

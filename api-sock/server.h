@@ -42,6 +42,8 @@ struct server_config {
 	uint64_t timeout_ns;
 	/* Fills `resp` (status, body, or `later`) for a whole request. Must not destroy the server. */
 	void (*handle)(void *arg, const struct http_request *req, struct http_response *resp);
+	/* Whether descriptors are taken at the moment; NULL: never. */
+	bool (*takes_passed)(void *arg);
 	void *arg;
 };
 

@@ -129,7 +129,7 @@ const struct filter_rule filter_table[] = {
 	IOCTL(MAIN, TUNSETQUEUE, "tap: queue pairs that the guest's driver uses"),
 	CALL(socket, MAIN, "vsock: the guest connects to the host; a tap: what its name is asked with", IS(0, AF_UNIX), IS(1, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)),
 	CALL(connect, MAIN, "vsock: the same; only sockets of the line above can"),
-	CALL(recvmsg, MAIN, "vsock: data from the host; an API request, maybe with descriptors"),
+	CALL(recvmsg, MAIN, "vsock: data from the host; before there is a microVM, an API request that comes with descriptors"),
 	CALL(madvise, MAIN, "balloon; vsock: give back what a connection had buffered", IS(2, MADV_DONTNEED)),
 	IOCTL(MAIN, KVM_SET_USER_MEMORY_REGION, "memory hotplug: a part of memory that the guest plugs or unplugs"),
 	IOCTL(MAIN, KVM_KVMCLOCK_CTRL, "resume: the guest's watchdogs are told of the pause"),

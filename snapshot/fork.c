@@ -81,7 +81,6 @@ struct fork_run {
 
 struct fork {
 	struct vm *vm;
-	struct snapshot_history *h;
 	int base;   /* owned; -1: none yet */
 	bool based; /* base and layers are what memory was, but for what is in `since` or the log */
 	struct layer layer[LAYERS_MAX];
@@ -116,11 +115,13 @@ static int take_dirty(struct fork *f, struct pageset *s, struct err *e)
 
 	if (r == 0)
 		r = precopy_take_log(f->vm->machine, &taken, e);
-	if (r == 0) {
+	/* Also what was taken by one that fails half-way: it is not in the log any more. */
+	if (taken.bit) {
 		pageset_add_all(&f->owed, &taken);
-		pageset_add_all(s, &taken);
-		move_pages(s, &f->since);
+		pageset_add_all(&f->since, &taken);
 	}
+	if (r == 0)
+		move_pages(s, &f->since);
 	pageset_finish(&taken);
 	return r;
 }
@@ -507,7 +508,6 @@ static int create(struct vm *vm, struct snapshot_history *h, struct err *e)
 	if (!f)
 		return err_set(e, ENOMEM, "out of memory");
 	f->vm = vm;
-	f->h = h;
 	f->base = -1;
 	f->timer = (struct loop_timer){.expired = on_turn, .arg = f};
 	h->fork = vm->machine->fork = f;

@@ -74,6 +74,14 @@ static void handle(void *arg, const struct http_request *req, struct http_respon
 		abort();
 }
 
+static bool take_passed = true;
+
+static bool takes(void *arg)
+{
+	(void)arg;
+	return take_passed;
+}
+
 static void start(void)
 {
 	signal(SIGPIPE, SIG_IGN); /* as main() does */
@@ -84,6 +92,7 @@ static void start(void)
 		.max_body = MAX_BODY,
 		.timeout_ns = SERVER_TIMEOUT_NS,
 		.handle = handle,
+		.takes_passed = takes,
 	};
 	server = server_create(&loop, &config, &e);
 	cr_assert_not_null(server, "%s", e.msg);
@@ -852,6 +861,12 @@ Test(server, descriptors_come_with_a_request_and_are_closed_behind_it)
 	after = dup(0);
 	close(after);
 	cr_expect_eq(after, before, "all of them have been closed");
+	/* None at all: the kernel closes them. */
+	take_passed = false;
+	pass(fd, "PUT /e HTTP/1.1\r\nContent-Length: 0\r\n\r\n", event, 3);
+	cr_expect(strstr(hear(fd, &closed), "200 OK"));
+	cr_expect_eq(count_of(event), 0);
+	take_passed = true;
 	/* A client that is gone before its request is complete. */
 	pass(fd, "PUT /d", event, 5);
 	turn();

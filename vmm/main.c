@@ -373,6 +373,7 @@ static int open_api(struct app *app, struct err *e)
 		.max_body = o->max_payload,
 		.timeout_ns = SERVER_TIMEOUT_NS,
 		.handle = route_handle,
+		.takes_passed = route_takes_passed,
 		.arg = &app->api,
 	};
 

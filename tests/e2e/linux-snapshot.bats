@@ -81,7 +81,7 @@ finished() {
 	in_host <<<'
 		boot minimal.vmlinux "" 2 "" "$(word "$WRITER") spore.end=poweroff"
 		wait_for "tick 1"
-		for i in $(seq 4); do
+		for i in 1 2; do
 			sleep 0.$((RANDOM % 10))
 			move ".downtime_limit_ms = 3000"
 		done

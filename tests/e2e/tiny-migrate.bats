@@ -316,6 +316,30 @@ relay() {
 	ends b
 }
 
+@test "a parent of a fork moves, and its child after it" {
+	boot '.memory_backend = "Memfd"'
+	vm_api --shell vcpus=1,mem_mib=48 --log-path "$SNAP/log"
+	keep c
+	use a
+	ok PUT /vm/fork "$(jq -nc --arg s "${SOCK_OF[c]}" '{children: [{socket: $s}]}')"
+	jq -e '.children | all(has("fault_message") | not)' <<<"$BODY" || fail "$BODY"
+	counts a
+	counts c
+	receiver
+	migrate
+	gone_away
+	until_status b completed
+	ends b
+	use c
+	keep a
+	unset "PID_OF[c]"
+	receiver
+	migrate
+	gone_away
+	until_status b completed
+	ends b
+}
+
 @test "wherever the line breaks before the hand-over, the guest goes on at the source" {
 	boot
 	for what in before=HELLO before=SETUP before=PAGES after=PAGES before=ROUND after=ROUND before=STATE after=STATE flip=PAGES flip=STATE flip=ROUND; do

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # make            build/spore
-# make demo       install what is missing, build, boot a microVM and show where the time went
+# make demo       install what is missing, build, and take the tour: boot, exec, snapshot, ten clones
 # make check      install what is missing, build, run every test
 # make help       the other targets
 #
@@ -287,7 +287,7 @@ $(B)/bench/%: $(B)/obj/tests/bench/%.o
 bench: $(B)/spore $(B)/spore-jailer $(B)/sporectl $(B)/spore-agent $(SRC_BENCH:tests/bench/%.c=$(B)/bench/%) $(GUESTS)
 	tests/bench/run
 
-demo: $(B)/spore
+demo: $(B)/spore $(B)/sporectl $(B)/spore-agent
 	tests/demo
 
 # --- documentation ---

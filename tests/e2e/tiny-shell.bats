@@ -130,6 +130,7 @@ has_identity() {
 		.guest_mac == "06:00:00:00:00:01"' <<<"$BODY"
 }
 
+# bats test_tags=outside
 @test "a shell is primed with a snapshot, and a load gives it who it is" {
 	make_snapshot s echo
 	cp "$SNAP/s.state" "$SNAP/other.state"

@@ -223,6 +223,8 @@ here() {
 		in_net ip neigh show dev br0 | grep "172.16.5.11" | grep -q 06:00:00:00:01:01'
 }
 
+# A jail needs root, or another user.
+# bats test_tags=outside
 @test "passt: a network for a user who is nobody, without a tap" {
 	in_host <<<'
 		command -v passt >/dev/null || { echo "no passt"; exit 1; }

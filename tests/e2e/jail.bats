@@ -34,8 +34,10 @@ in_host() {
 		[ "$(cat $group/memory.max)" = 199999488 ] || fail "memory.max"
 		[ "$(cat $group/pids.max)" = 50 ] || fail "pids.max"
 		vm_kill
+		rm "$API_SOCK"
 		jail a "${values[@]}" --daemonize --new-pid-ns -- --config-file /config.json
 		pid=$(cat "$dir/spore.pid")
+		jail_wait "$API_SOCK"
 		grep -qx "0::/spore/${J}a" /proc/$pid/cgroup || fail "$(cat /proc/$pid/cgroup)"
 		kill -KILL $pid
 		while [ -d /proc/$pid ]; do sleep 0.05; done

@@ -318,7 +318,7 @@ shells() {
 
 @test "many clones of one snapshot, from one request" {
 	make_warm
-	n=${POOL_CLONES:-150}
+	n=${POOL_CLONES:-100}
 	SIZE=16 pool --size 16 --fill 4
 	clones "{n: $n, wait_ms: 60000, template: $TEMPLATE}"
 	[ "$(jq '[.[] | select(.pid)] | length' <<<"$BODY")" = "$n" ] || fail "$BODY"

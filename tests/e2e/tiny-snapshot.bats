@@ -561,9 +561,9 @@ steady() {
 
 # SPORE_ROUNDS=200: so many times.
 @test "stopped and restored at random moments, nothing is lost or repeated: disk, registers, clocks, console" {
-	steady Sync "$((${SPORE_ROUNDS:-60} / 2))"
+	steady Sync "$((${SPORE_ROUNDS:-24} / 2))"
 	: >"$ALL"
-	steady Async "$((${SPORE_ROUNDS:-60} / 2))"
+	steady Async "$((${SPORE_ROUNDS:-24} / 2))"
 }
 
 @test "memory from a page fault handler" {

@@ -21,7 +21,7 @@ setup() {
 		source '$BATS_TEST_DIRNAME/snapshot.bash'
 		$(cat <<'EOF'
 	WATCH="dmesg|grep -v ommand|grep -E \"lockup|stall|BUG:|Call Trace|I/O error|hung\"|sed s/^/COMPLAINT/"
-	RUN="cat /dev/hwrng >/dev/null 2>&1 & for i in \$(seq 30);do dd if=/dev/urandom of=/f\$i bs=16k count=4 2>/dev/null;sync;echo tick \$i;done;cat /f*|md5sum;echo 3 >/proc/sys/vm/drop_caches;cat /f*|md5sum;$WATCH"
+	RUN="cat /dev/hwrng >/dev/null 2>&1 & for i in \$(seq 90);do dd if=/dev/urandom of=/f\$i bs=16k count=4 2>/dev/null;sync;echo tick \$i;done;cat /f*|md5sum;echo 3 >/proc/sys/vm/drop_caches;cat /f*|md5sum;$WATCH"
 	CHILDREN=
 	trap 'vm_kill; [ -z "$CHILDREN" ] || kill -KILL $CHILDREN 2>/dev/null' EXIT
 	cp --sparse=always "$GUEST/root.ext4" /tmp/parent.ext4
@@ -51,7 +51,7 @@ setup() {
 		grep -q "COMPLAINT" <(grep -v ommand "/tmp/$1.out") && fail "$1: the kernel complained: $(cat "/tmp/$1.out")"
 		first=$(tr -d "\r" <"/tmp/$1.out" | awk '/^tick [0-9]+$/ && !n++ { print $2 }')
 		[ "${first:-99}" -le "$2" ] || fail "$1 begins with tick $first"
-		[ "$(tr -d "\r" <"/tmp/$1.out" | awk '/^tick [0-9]+$/ { printf "%s ", $2 }')" = "$(seq -s " " "$first" 30) " ] ||
+		[ "$(tr -d "\r" <"/tmp/$1.out" | awk '/^tick [0-9]+$/ { printf "%s ", $2 }')" = "$(seq -s " " "$first" 90) " ] ||
 			fail "$1: lost or repeated: $(cat "/tmp/$1.out")"
 		[ "$(grep -oE "^[0-9a-f]{32}" "/tmp/$1.out" | sort | uniq -c | awk '{ print $1 }')" = 2 ] ||
 			fail "$1: the disk changed what was written"
@@ -68,8 +68,8 @@ setup() {
 	CHILDREN=
 	cp "$VM_DIR/out" /tmp/parent.out
 	judge parent 1
-	judge child1 30
-	judge child2 30
+	judge child1 90
+	judge child2 90
 	[ "$(grep -ohE "^[0-9a-f]{32}" /tmp/*.out | sort -u | wc -l)" = 3 ] || fail "they have written the same"
 	[ "$(grep -c "SPORE-GUEST begin" /tmp/child1.out /tmp/child2.out | grep -c ":0")" = 2 ] || fail "one began anew"
 EOF

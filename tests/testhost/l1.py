@@ -19,8 +19,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 BUILD = HERE.parent.parent / "build" / "testhost"
 
 # Without ERMS the kernel copies by words: QEMU emulates rep movsb byte by byte. Tests give guests
-# more memory than this, but touch little of it. 2800 MiB is what q35 places below 4 GiB as a whole:
-# each time that the emulated processor lost a page table, that table lay above.
+# more memory than this, but touch little of it. 2800 MiB is what q35 places below 4 GiB as a whole.
 CPU = "EPYC,+svm,-erms"
 SMP = 2
 MEMORY_MIB = 2800

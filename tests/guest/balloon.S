@@ -11,10 +11,6 @@
 #define PAGES	0x40000
 #define REQUEST 256
 
-	.macro reg offset, value
-	movl \value, \offset(%r8)
-	.endm
-
 	/* From page \first on every \step-th one. */
 	.macro inflate first, step
 	mov $\first, %r11d
@@ -24,49 +20,12 @@
 	.endm
 
 start:	map_mmio
-	mov $(0x40000000 | 0x83), %rax
-	mov $second_directory, %rdi
-	mov $512, %ecx
-1:	mov %rax, (%rdi)
-	add $0x200000, %rax
-	add $8, %rdi
-	dec %ecx
-	jnz 1b
-	mov %cr3, %rax
-	mov (%rax), %rdi
-	and $~0xfff, %rdi
-	mov $(second_directory + 3), %rax
-	mov %rax, 8(%rdi)
-	mov %cr3, %rax
-	mov %rax, %cr3
-
-	mov $DEVICE, %r8d
-	reg 0x70, $0
-	reg 0x70, $1
-	reg 0x70, $3
-	reg 0x24, $1
-	reg 0x20, $1			/* VIRTIO_F_VERSION_1 */
-	reg 0x24, $0
-	reg 0x20, $0
-	reg 0x70, $11
-	reg 0x30, $0
-	reg 0x38, $2
-	reg 0x80, $descriptors
-	reg 0x84, $0
-	reg 0x90, $available
-	reg 0x94, $0
-	reg 0xa0, $used
-	reg 0xa4, $0
-	reg 0x44, $1
-	reg 0x70, $15
+	map_gib 1
+	negotiate DEVICE
+	drive 2
 	puts ready
 
-next:	mov $COM1_LSR, %dx
-	in %dx, %al
-	test $1, %al
-	jz next
-	mov $COM1, %dx
-	in %dx, %al
+next:	getc
 	cmp $'t', %al
 	je touch
 	cmp $'c', %al
@@ -131,8 +90,6 @@ available:
 	.word 1, 0, 0, 0, 0		/* no interrupts */
 	.popsection
 	.pushsection .bss
-	.balign 4096
-second_directory: .skip 4096
 pages:	.skip 4 * REQUEST
 used:	.skip 64
 	.popsection

@@ -9,30 +9,9 @@
 #define ENTRIES	 256
 #define BYTES	 0x40000
 
-	.macro reg offset, value
-	movl \value, \offset(%r8)
-	.endm
-
 start:	map_mmio
-	mov $DEVICE, %r8d
-	reg 0x70, $0
-	reg 0x70, $1
-	reg 0x70, $3
-	reg 0x24, $1
-	reg 0x20, $1			/* VIRTIO_F_VERSION_1 */
-	reg 0x24, $0
-	reg 0x20, $0
-	reg 0x70, $11
-	reg 0x30, $0
-	reg 0x38, $ENTRIES
-	reg 0x80, $descriptors
-	reg 0x84, $0
-	reg 0x90, $available
-	reg 0x94, $0
-	reg 0xa0, $used
-	reg 0xa4, $0
-	reg 0x44, $1
-	reg 0x70, $15
+	negotiate DEVICE
+	drive ENTRIES
 
 	/* Chains of header, data and status, and a ring that names each of them four times. */
 	lea descriptors(%rip), %rdi

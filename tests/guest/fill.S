@@ -5,7 +5,6 @@
  */
 #include "guest.inc"
 #define FIRST	    0x1000000
-#define DIRECTORIES 7
 #define SOME	    2560
 #define E820_COUNT  0x1e8
 #define E820_TABLE  0x2d0
@@ -34,26 +33,7 @@
 	.endm
 
 start:	mov %rsi, %r15
-	mov $(0x40000000 | 0x83), %rax	/* 1 GiB and on, with 2 MiB pages */
-	mov $directories, %rdi
-	mov $(DIRECTORIES * 512), %ecx
-1:	mov %rax, (%rdi)
-	add $0x200000, %rax
-	add $8, %rdi
-	dec %ecx
-	jnz 1b
-	mov %cr3, %rax
-	mov (%rax), %rdi
-	and $~0xfff, %rdi
-	mov $(directories + 3), %rax
-	mov $DIRECTORIES, %ecx
-2:	add $8, %rdi
-	mov %rax, (%rdi)
-	add $4096, %rax
-	dec %ecx
-	jnz 2b
-	mov %cr3, %rax
-	mov %rax, %cr3
+	map_gib 1, 7
 
 	mov $1, %r8d
 	mov $4096, %r9d
@@ -67,12 +47,7 @@ start:	mov %rsi, %r15
 	mov %rax, %r9
 	puts ready
 
-3:	mov $COM1_LSR, %dx
-	in %dx, %al
-	test $1, %al
-	jz 3b
-	mov $COM1, %dx
-	in %dx, %al
+3:	getc
 	cmp $'q', %al
 	je 4f
 	inc %r8
@@ -82,8 +57,3 @@ start:	mov %rsi, %r15
 4:	reset
 ready:	.asciz "ready\n"
 done:	.asciz "done\n"
-
-	.bss
-	.balign 4096
-directories:
-	.skip 4096 * DIRECTORIES

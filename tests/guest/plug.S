@@ -9,10 +9,6 @@
 #define REGION 0x100000000
 #define BLOCK  0x200000
 
-	.macro reg offset, value
-	movl \value, \offset(%r8)
-	.endm
-
 	/* Request: type and number of blocks, from block \first on. Prints the answer. */
 	.macro ask type, first, blocks
 	movw $\type, request
@@ -23,58 +19,16 @@
 	mfence
 	reg 0x50, $0
 	mov available + 2, %ax
-777:	cmp %ax, used + 2
-	jne 777b
+778:	cmp %ax, used + 2
+	jne 778b
 	movzwl answer, %eax
 	puthex
 	.endm
 
-	.macro wait_input
-778:	mov $COM1_LSR, %dx
-	in %dx, %al
-	test $1, %al
-	jz 778b
-	mov $COM1, %dx
-	in %dx, %al
-	.endm
-
 start:	map_mmio
-	/* The first GiB of the region, behind what map_mmio has made. */
-	mov $(REGION | 0x83), %rax
-	mov $region_directory, %rdi
-	mov $512, %ecx
-1:	mov %rax, (%rdi)
-	add $BLOCK, %rax
-	add $8, %rdi
-	dec %ecx
-	jnz 1b
-	mov %cr3, %rax
-	mov (%rax), %rdi
-	and $~0xfff, %rdi
-	mov $(region_directory + 3), %rax
-	mov %rax, 32(%rdi)
-	mov %cr3, %rax
-	mov %rax, %cr3
-
-	mov $DEVICE, %r8d
-	reg 0x70, $0
-	reg 0x70, $1
-	reg 0x70, $3
-	reg 0x24, $1
-	reg 0x20, $1			/* VIRTIO_F_VERSION_1 */
-	reg 0x24, $0
-	reg 0x20, $2			/* UNPLUGGED_INACCESSIBLE */
-	reg 0x70, $11
-	reg 0x30, $0
-	reg 0x38, $2
-	reg 0x80, $descriptors
-	reg 0x84, $0
-	reg 0x90, $available
-	reg 0x94, $0
-	reg 0xa0, $used
-	reg 0xa4, $0
-	reg 0x44, $1
-	reg 0x70, $15
+	map_gib 4			/* the region's first */
+	negotiate DEVICE, 2		/* UNPLUGGED_INACCESSIBLE */
+	drive 2
 	puts ready
 2:	mov 0x130(%r8), %eax		/* requested_size */
 	test %eax, %eax
@@ -87,7 +41,7 @@ start:	map_mmio
 	ask 1, 1, 1
 	mov (%r9), %eax
 	puthex
-	wait_input
+	getc
 	mov (%r9), %eax
 	puthex
 	mov 0x128(%r8), %eax		/* plugged_size */
@@ -95,7 +49,7 @@ start:	map_mmio
 	ask 1, 0, 1
 	mov (%r9), %eax			/* nothing is there any more */
 	puthex
-	wait_input
+	getc
 	reset
 ready:	.asciz "ready\n"
 
@@ -114,8 +68,6 @@ available:
 request: .skip 24
 	.popsection
 	.pushsection .bss
-	.balign 4096
-region_directory: .skip 4096
 used:	.skip 64
 answer:	.skip 16
 	.popsection

@@ -5,21 +5,7 @@
  * second one in the ways that a kernel does, and says what is there after each.
  */
 #include "guest.inc"
-start:	mov $0x100000083, %rax
-	mov $page_directory, %rdi
-	mov $512, %ecx
-1:	mov %rax, (%rdi)
-	add $0x200000, %rax
-	add $8, %rdi
-	dec %ecx
-	jnz 1b
-	mov %cr3, %rax
-	mov (%rax), %rdi
-	and $~0xfff, %rdi
-	mov $(page_directory + 3), %rax
-	mov %rax, 32(%rdi)
-	mov %cr3, %rax
-	mov %rax, %cr3
+start:	map_gib 4
 	mov $0x100000000, %r8
 	mov $0x108000000, %r9
 	mov $0x1001ff000, %r10
@@ -67,7 +53,7 @@ start:	mov $0x100000083, %rax
 	then lock orl $1, (%r9)
 	then lock incl (%r9)
 	mov %r9, %rdi
-	mov $page_directory, %rsi
+	mov $directories_of_4, %rsi
 	mov $5000, %ecx
 	then rep movsb
 	mov %r9, %rdi
@@ -79,9 +65,4 @@ start:	mov $0x100000083, %rax
 	.pushsection .data
 	.balign 16
 ones:	.skip 16, 0xff
-	.popsection
-	.pushsection .bss
-	.balign 4096
-page_directory:
-	.skip 4096
 	.popsection

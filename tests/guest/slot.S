@@ -9,23 +9,6 @@
 #define DRIVE 0xc0001000
 #define NET   0xc0002000
 
-	.macro reg offset, value
-	movl \value, \offset(%r8)
-	.endm
-
-	/* From reset to FEATURES_OK with VERSION_1 and \low of the other features. */
-	.macro negotiate device, low
-	mov $\device, %r8d
-	reg 0x70, $0
-	reg 0x70, $1
-	reg 0x70, $3
-	reg 0x24, $1
-	reg 0x20, $1
-	reg 0x24, $0
-	reg 0x20, $\low
-	reg 0x70, $11
-	.endm
-
 	/* Prints the interrupt status, acknowledged. */
 	.macro interrupts
 	mov 0x60(%r8), %eax
@@ -37,24 +20,10 @@ start:	map_mmio
 	negotiate NET, 0x10000			/* STATUS */
 	reg 0x70, $15
 	negotiate DRIVE, 0
-	reg 0x30, $0
-	reg 0x38, $4
-	reg 0x80, $descriptors
-	reg 0x84, $0
-	reg 0x90, $available
-	reg 0x94, $0
-	reg 0xa0, $used
-	reg 0xa4, $0
-	reg 0x44, $1
-	reg 0x70, $15
+	drive 4
 	puts ready
 
-next:	mov $COM1_LSR, %dx
-	in %dx, %al
-	test $1, %al
-	jz next
-	mov $COM1, %dx
-	in %dx, %al
+next:	getc
 	cmp $'q', %al
 	je end
 

@@ -12,10 +12,6 @@
 #define ENTRIES	 8
 #define SECTORS	 64
 
-	.macro reg offset, value
-	movl \value, \offset(%r8)
-	.endm
-
 	/* Submits the chain that begins at descriptor \first and waits until the device is done with it. */
 	.macro request first
 	mov %r9d, %eax
@@ -46,25 +42,8 @@ start:	map_mmio
 	mov %cr0, %rax
 	and $~4, %eax			/* no emulation */
 	mov %rax, %cr0
-	mov $DEVICE, %r8d
-	reg 0x70, $0
-	reg 0x70, $1
-	reg 0x70, $3
-	reg 0x24, $1
-	reg 0x20, $1			/* VIRTIO_F_VERSION_1 */
-	reg 0x24, $0
-	reg 0x20, $0
-	reg 0x70, $11
-	reg 0x30, $0
-	reg 0x38, $ENTRIES
-	reg 0x80, $descriptors
-	reg 0x84, $0
-	reg 0x90, $available
-	reg 0x94, $0
-	reg 0xa0, $used
-	reg 0xa4, $0
-	reg 0x44, $1
-	reg 0x70, $15
+	negotiate DEVICE
+	drive ENTRIES
 	descriptor 0, header_out, 16, 1, 1
 	descriptor 1, data_out, 512, 1, 2
 	descriptor 2, status, 1, 2, 0

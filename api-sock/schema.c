@@ -468,6 +468,34 @@ static const struct body_name snapshot_pages_names[] = {
 	{0},
 };
 
+/* What devices are behind on this host: a load's, and an arrival's. */
+#define DEVICE_OVERRIDES                                                                   \
+	{"network_overrides",                                                              \
+	 BODY_LIST,                                                                        \
+	 0,                                                                                \
+	 AT(struct snapshot_load_request, networks),                                       \
+	 .max = 32,                                                                        \
+	 .body = &schema_network_override,                                                 \
+	 .item = sizeof(struct network_override)},                                         \
+		{"drive_overrides",                                                        \
+		 BODY_LIST,                                                                \
+		 0,                                                                        \
+		 AT(struct snapshot_load_request, drives),                                 \
+		 .max = CONFIG_DRIVES_MAX,                                                 \
+		 .body = &schema_drive_override,                                           \
+		 .item = sizeof(struct drive_override)},                                   \
+		{"pmem_overrides",                                                         \
+		 BODY_LIST,                                                                \
+		 0,                                                                        \
+		 AT(struct snapshot_load_request, pmems),                                  \
+		 .max = PMEMCONFIG_MAX,                                                    \
+		 .body = &schema_pmem_override,                                            \
+		 .item = sizeof(struct pmem_override)},                                    \
+	{                                                                                  \
+		"vsock_override", BODY_OBJECT, 0, AT(struct snapshot_load_request, vsock), \
+			.body = &schema_vsock_override                                     \
+	}
+
 static const struct body_field snapshot_load_fields[] = {
 	{"snapshot_path", BODY_STRING, BODY_REQUIRED,
 	 AT(struct snapshot_load_request, snapshot_path)},
@@ -484,16 +512,7 @@ static const struct body_field snapshot_load_fields[] = {
 	{"clock_realtime", BODY_BOOL, 0, AT(struct snapshot_load_request, clock_realtime)},
 	{"huge_pages", BODY_ENUM, 0, AT(struct snapshot_load_request, huge_pages),
 	 .names = snapshot_pages_names},
-	{"network_overrides", BODY_LIST, 0, AT(struct snapshot_load_request, networks), .max = 32,
-	 .body = &schema_network_override, .item = sizeof(struct network_override)},
-	{"drive_overrides", BODY_LIST, 0, AT(struct snapshot_load_request, drives),
-	 .max = CONFIG_DRIVES_MAX, .body = &schema_drive_override,
-	 .item = sizeof(struct drive_override)},
-	{"pmem_overrides", BODY_LIST, 0, AT(struct snapshot_load_request, pmems),
-	 .max = PMEMCONFIG_MAX, .body = &schema_pmem_override,
-	 .item = sizeof(struct pmem_override)},
-	{"vsock_override", BODY_OBJECT, 0, AT(struct snapshot_load_request, vsock),
-	 .body = &schema_vsock_override},
+	DEVICE_OVERRIDES,
 	{"serial_override", BODY_OBJECT, 0, AT(struct snapshot_load_request, serial),
 	 .body = &schema_serial_override},
 	{"id", BODY_TEXT, 0, AT(struct snapshot_load_request, id)},
@@ -515,16 +534,7 @@ static const struct body_field receive_fields[] = {
 	{"socket_path", BODY_STRING, BODY_REQUIRED,
 	 AT(struct snapshot_load_request, snapshot_path)},
 	{"clock_realtime", BODY_BOOL, 0, AT(struct snapshot_load_request, clock_realtime)},
-	{"network_overrides", BODY_LIST, 0, AT(struct snapshot_load_request, networks), .max = 32,
-	 .body = &schema_network_override, .item = sizeof(struct network_override)},
-	{"drive_overrides", BODY_LIST, 0, AT(struct snapshot_load_request, drives),
-	 .max = CONFIG_DRIVES_MAX, .body = &schema_drive_override,
-	 .item = sizeof(struct drive_override)},
-	{"pmem_overrides", BODY_LIST, 0, AT(struct snapshot_load_request, pmems),
-	 .max = PMEMCONFIG_MAX, .body = &schema_pmem_override,
-	 .item = sizeof(struct pmem_override)},
-	{"vsock_override", BODY_OBJECT, 0, AT(struct snapshot_load_request, vsock),
-	 .body = &schema_vsock_override},
+	DEVICE_OVERRIDES,
 };
 SCHEMA(schema_receive, "ReceiveParams", receive_fields);
 

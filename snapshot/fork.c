@@ -52,7 +52,7 @@
 /* What is left for the pause: 1 MiB. */
 #define LAST_PAGES   256u
 /* And what fits into the buffer: it grows until all vCPUs stand still. The rest costs a write. */
-#define BUFFER_PAGES (4 * LAST_PAGES)
+#define TAKEN_PAGES  (4 * LAST_PAGES)
 /* What one turn of the loop copies, or makes private: a millisecond or two. */
 #define TURN_PAGES   1024u
 #define TURN_PRIVATE MIB(32)
@@ -62,14 +62,13 @@
 /* One on its way. */
 struct fork_run {
 	struct fork_params p;
-	char *config;	      /* owned, of p */
-	struct layer target;  /* to be written; fd -1: the base is */
-	bool all;	      /* everything that is there is copied, into a new base */
-	bool whole;	      /* the layer takes the place of all others */
-	struct pageset next;  /* to be copied */
-	uint64_t at;	      /* how far that is */
-	uint8_t *buffer;      /* of pages that were taken in the pause, BUFFER_PAGES */
-	struct pageset taken; /* which those are */
+	char *config;	     /* owned, of p */
+	struct layer target; /* to be written; fd -1: the base is */
+	bool all;	     /* everything that is there is copied, into a new base */
+	bool whole;	     /* the layer takes the place of all others */
+	struct pageset next; /* to be copied */
+	uint64_t at;	     /* how far that is */
+	struct memory_taken taken;
 	struct pageset pages; /* copied or to be copied */
 	uint64_t count;	      /* pages of this round */
 	unsigned round;
@@ -135,9 +134,7 @@ static void run_free(struct fork_run *n)
 	layer_finish(&n->target);
 	pageset_finish(&n->next);
 	pageset_finish(&n->pages);
-	pageset_finish(&n->taken);
-	if (n->buffer)
-		munmap(n->buffer, BUFFER_PAGES * GMEM_PAGE);
+	memory_taken_finish(&n->taken);
 	snapfile_drop(&n->out);
 	state_finish(&n->state);
 	fd_close(&n->image.fd[0]);
@@ -368,8 +365,7 @@ static int freeze(struct fork *f, struct err *e)
 	if (r < 0)
 		return r;
 	pageset_add_all(&n->pages, &n->next);
-	n->image.paused_pages =
-		memory_take(&f->vm->machine->mem, &n->next, n->buffer, BUFFER_PAGES, &n->taken);
+	n->image.paused_pages = memory_take(&f->vm->machine->mem, &n->next, &n->taken);
 	last = copy_pages(f, UINT64_MAX, e);
 	if (last < 0)
 		return (int)last;
@@ -436,7 +432,7 @@ static void add_layer(struct fork *f)
 static int finish(struct fork *f, struct err *e)
 {
 	struct fork_run *n = f->run;
-	int r = memory_write_taken(target_fd(f), n->buffer, &n->taken, e);
+	int r = memory_write_taken(target_fd(f), &n->taken, e);
 
 	if (r == 0)
 		r = create_state_file(n, e);
@@ -517,18 +513,6 @@ static int create(struct vm *vm, struct snapshot_history *h, struct err *e)
 	return -ENOMEM;
 }
 
-/* Touched now, since each page would cost a fault in the pause. */
-static int get_buffer(struct fork_run *n, struct err *e)
-{
-	void *map = mmap(NULL, BUFFER_PAGES * GMEM_PAGE, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-
-	if (map == MAP_FAILED)
-		return err_sys(e, "get memory for what is copied last");
-	n->buffer = map;
-	return 0;
-}
-
 static int create_run(struct fork *f, const struct fork_params *p, struct err *e)
 {
 	struct fork_run *n = calloc(1, sizeof(*n));
@@ -543,7 +527,7 @@ static int create_run(struct fork *f, const struct fork_params *p, struct err *e
 		memcpy(n->config, p->config, p->config_len);
 	if (!n->config || pageset_init(&n->next, f->since.pages, e) < 0 ||
 	    pageset_init(&n->pages, f->since.pages, e) < 0 ||
-	    pageset_init(&n->taken, f->since.pages, e) < 0 || get_buffer(n, e) < 0) {
+	    memory_taken_init(&n->taken, f->since.pages, TAKEN_PAGES, e) < 0) {
 		run_free(n);
 		return err_set(e, ENOMEM, "out of memory");
 	}

@@ -28,7 +28,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,10 +35,10 @@
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
-#define PROGRESS_NS  500000000ull
-#define ROUNDS_MAX   8u
+#define PROGRESS_NS 500000000ull
+#define ROUNDS_MAX  8u
 /* What fits into the buffer of the pause: it grows until all vCPUs stand still. The rest costs a write. */
-#define BUFFER_PAGES (2 * PRECOPY_LAST_PAGES)
+#define TAKEN_PAGES (2 * PRECOPY_LAST_PAGES)
 
 /* All but the timer is the copying thread's while there is one. */
 struct snapshot_live {
@@ -49,8 +48,7 @@ struct snapshot_live {
 	struct vm *vm;
 	uint64_t started_ns;
 	bool paused; /* the pause is over: the files are being finished */
-	struct pageset taken;
-	uint8_t *buffer; /* of those pages, BUFFER_PAGES */
+	struct memory_taken taken;
 	struct snapfile_writer state;
 
 	struct precopy rounds;
@@ -124,7 +122,7 @@ static int finish_files(void *arg, struct err *e)
 {
 	struct snapshot_live *l = arg;
 	uint64_t start = now_ns();
-	int r = memory_write_taken(l->job.out.memory.fd, l->buffer, &l->taken, e);
+	int r = memory_write_taken(l->job.out.memory.fd, &l->taken, e);
 
 	if (r == 0)
 		r = tabulate(&l->job, e);
@@ -140,10 +138,8 @@ static void finish(struct snapshot_live *l)
 {
 	precopy_finish(&l->rounds);
 	loop_timer_clear(l->vm->loop, &l->timer);
-	pageset_finish(&l->taken);
+	memory_taken_finish(&l->taken);
 	snapfile_drop(&l->state);
-	if (l->buffer)
-		munmap(l->buffer, BUFFER_PAGES * GMEM_PAGE);
 	free(l->snapshot_path);
 	free(l->mem_file_path);
 	free(l->config);
@@ -194,7 +190,7 @@ static int freeze(struct snapshot_live *l, struct err *e)
 	if (r == 0) {
 		pageset_add_all(&j->pages, left);
 		job_probe(j);
-		memory_take(&j->m->mem, left, l->buffer, BUFFER_PAGES, &l->taken);
+		memory_take(&j->m->mem, left, &l->taken);
 		r = memory_copy(&j->m->mem, j->out.memory.fd, left, false, &l->rounds.stop, e);
 	}
 	precopy_thaw(j->m);
@@ -278,25 +274,11 @@ static struct snapshot_live *prepare(struct vm *vm, const struct snapshot_create
 	return l;
 }
 
-/* Where the pause leaves what is left; touched now, since each page would cost a fault then. */
-static int get_buffer(struct snapshot_live *l, struct err *e)
-{
-	void *map = mmap(NULL, BUFFER_PAGES * GMEM_PAGE, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-
-	if (map == MAP_FAILED)
-		return err_sys(e, "get memory for what is copied last");
-	l->buffer = map;
-	return 0;
-}
-
 static int get_ready(struct snapshot_live *l, struct err *e)
 {
 	int r = precopy_init(&l->rounds, l->vm, &l->job.dirty, on_done, l, e);
 
-	if (r == 0)
-		r = pageset_init(&l->taken, l->rounds.next.pages, e);
-	return r == 0 ? get_buffer(l, e) : r;
+	return r < 0 ? r : memory_taken_init(&l->taken, l->rounds.next.pages, TAKEN_PAGES, e);
 }
 
 static int begin(struct snapshot_live *l, struct snapshot_history *h, struct err *e)

@@ -370,25 +370,45 @@ int memory_copy(const struct gmem *m, int fd, const struct pageset *s, bool skip
 	return r;
 }
 
-uint64_t memory_take(const struct gmem *m, struct pageset *s, uint8_t *to, uint64_t max,
-		     struct pageset *taken)
+int memory_taken_init(struct memory_taken *t, uint64_t pages, uint64_t max, struct err *e)
+{
+	void *map = mmap(NULL, max * GMEM_PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	if (map == MAP_FAILED)
+		return err_sys(e, "get memory for what is copied last");
+	t->buffer = map;
+	t->max = max;
+	return pageset_init(&t->pages, pages, e);
+}
+
+void memory_taken_finish(struct memory_taken *t)
+{
+	pageset_finish(&t->pages);
+	if (t->buffer)
+		munmap(t->buffer, t->max * GMEM_PAGE);
+	*t = (struct memory_taken){0};
+}
+
+uint64_t memory_take(const struct gmem *m, struct pageset *s, struct memory_taken *t)
 {
 	uint64_t at = 0, count = 0;
 
-	for (; count < max && pageset_run(s, &at, s->pages); at++, count++) {
-		memcpy(to + count * GMEM_PAGE, page_at(m, at), GMEM_PAGE);
+	for (; count < t->max && pageset_run(s, &at, s->pages); at++, count++) {
+		memcpy(t->buffer + count * GMEM_PAGE, page_at(m, at), GMEM_PAGE);
 		pageset_remove(s, at);
-		pageset_add(taken, at);
+		pageset_add(&t->pages, at);
 	}
 	return count;
 }
 
-int memory_write_taken(int fd, const uint8_t *from, const struct pageset *taken, struct err *e)
+int memory_write_taken(int fd, const struct memory_taken *t, struct err *e)
 {
+	const uint8_t *from = t->buffer;
 	uint64_t at = 0, n;
 	int r = 0;
 
-	for (; r == 0 && (n = pageset_run(taken, &at, taken->pages)); at += n) {
+	for (; r == 0 && (n = pageset_run(&t->pages, &at, t->pages.pages)); at += n) {
 		r = fd_pwrite_full(fd, from, n * GMEM_PAGE, at * GMEM_PAGE);
 		from += n * GMEM_PAGE;
 	}

@@ -76,14 +76,21 @@ int memory_tabulate(const struct gmem *m, struct pageset *s, struct memory_table
  */
 int memory_copy(const struct gmem *m, int fd, const struct pageset *s, bool skip_zeroes,
 		const _Atomic bool *stop, struct err *e);
-/*
- * Copies the first pages of `s`, at most `max` and in their order, to `to`, and removes them from it.
- * Adds them to `taken`. Returns how many.
- */
-uint64_t memory_take(const struct gmem *m, struct pageset *s, uint8_t *to, uint64_t max,
-		     struct pageset *taken);
-/* Writes what memory_take() took. Any thread. */
-int memory_write_taken(int fd, const uint8_t *from, const struct pageset *taken, struct err *e);
+
+/* Pages that are taken while the guest is paused, and written when it runs again. All zero: none. */
+struct memory_taken {
+	struct pageset pages;
+	uint8_t *buffer; /* their bytes, in order */
+	uint64_t max;
+};
+
+/* Room for `max` pages of guest memory that has `pages`, touched so that the pause has no faults. */
+int memory_taken_init(struct memory_taken *t, uint64_t pages, uint64_t max, struct err *e);
+void memory_taken_finish(struct memory_taken *t);
+/* Moves the first pages of `s`, as many as there is room for, to `t`, which is empty. Returns how many. */
+uint64_t memory_take(const struct gmem *m, struct pageset *s, struct memory_taken *t);
+/* Any thread. */
+int memory_write_taken(int fd, const struct memory_taken *t, struct err *e);
 
 /* The same of what is in the file, without guest memory; zeroes are left out if asked. Any thread. */
 int memory_tabulate_file(int fd, struct pageset *s, bool skip_zeroes, struct memory_table *t,

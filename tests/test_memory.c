@@ -347,14 +347,14 @@ Test(memory, rounds_end_with_what_memory_is)
 	struct fixture f;
 	_Atomic bool stop = false;
 	struct memory_table table;
-	struct pageset next, taken;
+	struct memory_taken taken = {0};
+	struct pageset next;
 	struct err e = {0};
-	uint8_t *buf = malloc(2 * GMEM_PAGE);
 	uint64_t hash;
 
 	setup(&f, GMEM_ANON);
 	cr_assert_eq(pageset_init(&next, PAGES, &e), 0);
-	cr_assert_eq(pageset_init(&taken, PAGES, &e), 0);
+	cr_assert_eq(memory_taken_init(&taken, PAGES, 2, &e), 0);
 	memset(page(&f, 1), 1, GMEM_PAGE);
 	memset(page(&f, 700), 2, GMEM_PAGE);
 	memset(page(&f, PAGES - 1), 3, GMEM_PAGE);
@@ -370,11 +370,11 @@ Test(memory, rounds_end_with_what_memory_is)
 	pageset_add(&next, 1);
 	pageset_add(&next, 701);
 	pageset_add(&next, 1500);
-	cr_expect_eq(memory_take(&f.mem, &next, buf, 2, &taken), 2);
+	cr_expect_eq(memory_take(&f.mem, &next, &taken), 2);
 	cr_expect_eq(pageset_count(&next), 1, "the third does not fit");
 	memset(page(&f, 701), 9, GMEM_PAGE); /* behind the pause: not of this snapshot */
 	cr_expect_eq(memory_copy(&f.mem, f.fd, &next, false, &stop, &e), 0);
-	cr_expect_eq(memory_write_taken(f.fd, buf, &taken, &e), 0);
+	cr_expect_eq(memory_write_taken(f.fd, &taken, &e), 0);
 	memset(page(&f, 701), 4, GMEM_PAGE);
 	expect_same(&f);
 	cr_expect_eq(memory_in_file(f.fd, &f.set, &e), 0);
@@ -387,7 +387,6 @@ Test(memory, rounds_end_with_what_memory_is)
 	cr_expect_eq(memory_copy(&f.mem, f.fd, &f.set, true, &stop, &e), -ECANCELED);
 	memory_table_finish(&table);
 	pageset_finish(&next);
-	pageset_finish(&taken);
-	free(buf);
+	memory_taken_finish(&taken);
 	teardown(&f);
 }

@@ -42,7 +42,7 @@ os.execv(sys.argv[3], sys.argv[3:])' "$1" "$TMP/fd.sock" "${@:2}"
 	API_SOCK=$TMP/s
 	vm_spawn --api-sock "$API_SOCK" --api-sock-mode 666 --api-sock-owner 1234:5678 \
 		--api-allow uid=1001,gid=100
-	for _ in $(seq 100); do [ -S "$API_SOCK" ] && break; sleep 0.02; done
+	appears "$API_SOCK"
 	[ "$(stat -c %a:%u:%g "$API_SOCK")" = 666:1234:5678 ]
 	run as 1001 1001 GET /
 	[[ $output == *app_name*200 ]]
@@ -70,7 +70,7 @@ os.execv(sys.argv[3], sys.argv[3:])' "$1" "$TMP/fd.sock" "${@:2}"
 	VM_DIR=$TMP
 	with_fd 7 "$SPORE" --api-fd 7 >"$TMP/out" 2>"$TMP/err" &
 	VM_PID=$!
-	for _ in $(seq 100); do [ -S "$API_SOCK" ] && break; sleep 0.02; done
+	appears "$API_SOCK"
 	ok GET /
 	kill -TERM "$VM_PID"
 	ends_with 143 5
@@ -78,7 +78,7 @@ os.execv(sys.argv[3], sys.argv[3:])' "$1" "$TMP/fd.sock" "${@:2}"
 	rm "$API_SOCK"
 	LISTEN_FDS=1 with_fd 3 "$SPORE" >"$TMP/out" 2>"$TMP/err" &
 	VM_PID=$!
-	for _ in $(seq 100); do [ -S "$API_SOCK" ] && break; sleep 0.02; done
+	appears "$API_SOCK"
 	ok GET /
 	vm_kill
 	rm "$API_SOCK"

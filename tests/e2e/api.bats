@@ -108,7 +108,7 @@ while data := s.recv(65536):
 @test "closed standard descriptors are not reused for files" {
 	"$SPORE" --api-sock "$TMP/s" --log-path "$TMP/log" <&- >&- 2>&- &
 	VM_PID=$!
-	for _ in $(seq 100); do [ -S "$TMP/s" ] && break; sleep 0.02; done
+	appears "$TMP/s"
 	for fd in 0 1 2; do
 		[ "$(readlink "/proc/$VM_PID/fd/$fd")" = /dev/null ]
 	done
@@ -120,7 +120,7 @@ while data := s.recv(65536):
 	(ulimit -f 0; exec "$SPORE" --api-sock "$TMP/s" --log-path "$TMP/log") 2>"$TMP/pipe" &
 	VM_PID=$!
 	exec 8<"$TMP/pipe"
-	for _ in $(seq 100); do [ -S "$TMP/s" ] && break; sleep 0.02; done
+	appears "$TMP/s"
 	curl -s --unix-socket "$TMP/s" http://localhost/nope || true
 	VM_DIR=$TMP
 	touch "$TMP/out" "$TMP/err"
@@ -263,7 +263,7 @@ while data := s.recv(65536):
 	API_SOCK=$TMP/s
 	"${run[@]}" "$SPORE" --api-sock "$API_SOCK" >"$TMP/out" 2>"$TMP/err" </dev/null &
 	VM_PID=$!
-	for _ in $(seq 200); do [ -S "$API_SOCK" ] && break; sleep 0.02; done
+	appears "$API_SOCK"
 	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/hello.elf\"}"
 	for _ in 1 2 3; do
 		refused PUT /actions '{"action_type": "InstanceStart"}' "/dev/kvm"

@@ -3,30 +3,11 @@
 #
 # The balloon with Linux guests: what the guest does without is seen as less memory of the process.
 
-setup_file() {
-	cd "$BATS_TEST_DIRNAME/../.."
-	tests/guest/kernels all >&2
-	tests/guest/images >&2
-	tests/testhost/setup >&2
-}
-
-setup() {
-	TOP=$BATS_TEST_DIRNAME/../..
-}
-
-in_host() {
-	local script
-	script=$(cat)
-	SPORE_TESTHOST_TIMEOUT=${LIMIT:-200} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
-		${SPORE:+SPORE=$SPORE}
-		source '$BATS_TEST_DIRNAME/vm.bash'
-		trap vm_kill EXIT
-		cd /tmp
-		$script"
-}
+load host
 
 # boot MEMORY BALLOON [KERNEL INITRD]: a guest of 512 MiB that fills 150 MiB, frees them, and waits.
-BOOT='boot() {
+HOST_BEGIN='cd /tmp
+boot() {
 	vm_api
 	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/${3:-minimal.vmlinux}\", \"initrd_path\": \"$GUEST/${4:-initrd-minimal.cpio}\",
 		\"boot_args\": \"console=ttyS0 reboot=k panic=-1 quiet pci=off cryptomgr.notests spore.run=dd%20if=/dev/zero%20of=/tmp/f%20bs=1M%20count=150%202>/dev/null;echo%20filled;sleep%203;rm%20/tmp/f;echo%20freed;sleep%2060 spore.end=poweroff\"}"
@@ -54,7 +35,7 @@ balloon_metric() {
 '
 
 @test "inflate and deflate, statistics; the process shrinks by what the guest gives" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot "{\"huge_pages\": \"Transparent\"}" "{\"amount_mib\": 0, \"deflate_on_oom\": true, \"stats_polling_interval_s\": 1}"
 		wait_for freed
 		full=$(rss)
@@ -84,7 +65,7 @@ balloon_metric() {
 }
 
 @test "free page reporting: what the guest frees goes back by itself" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot "{\"huge_pages\": \"Transparent\"}" "{\"amount_mib\": 0, \"deflate_on_oom\": false, \"free_page_reporting\": true}"
 		wait_for filled
 		full=$(rss)
@@ -95,7 +76,7 @@ balloon_metric() {
 }
 
 @test "free page hinting, with Debian 6.12: one sweep when asked" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot "{\"huge_pages\": \"Transparent\"}" "{\"amount_mib\": 0, \"deflate_on_oom\": false, \"free_page_hinting\": true}" debian-6.12.vmlinux initrd-debian-6.12.cpio
 		wait_for freed
 		full=$(rss)
@@ -112,7 +93,7 @@ balloon_metric() {
 }
 
 @test "memory in a memfd shrinks too" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot "{\"huge_pages\": \"None\", \"memory_backend\": \"Memfd\"}" "{\"amount_mib\": 0, \"deflate_on_oom\": false, \"free_page_reporting\": true}"
 		wait_for filled
 		full=$(rss)
@@ -122,7 +103,7 @@ balloon_metric() {
 }
 
 @test "a guest short of memory takes the balloon back before it kills" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot "{\"mem_size_mib\": 300}" "{\"amount_mib\": 200, \"deflate_on_oom\": true}"
 		wait_for freed
 		! grep -q "Out of memory" "$VM_DIR/out" || fail "a process was killed"'

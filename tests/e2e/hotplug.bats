@@ -4,33 +4,15 @@
 # Memory that comes and goes (virtio-mem) with Linux guests: plugged, used, unplugged; what the guest gives
 # back is seen as less memory of the process; snapshots with memory plugged.
 
-setup_file() {
-	cd "$BATS_TEST_DIRNAME/../.."
-	tests/guest/kernels minimal >&2
-	tests/guest/kernels debian-6.12 >&2
-	tests/guest/images initrd-minimal.cpio initrd-debian-6.12.cpio >&2
-	tests/testhost/setup >&2
-}
-
-setup() {
-	TOP=$BATS_TEST_DIRNAME/../..
-}
-
-in_host() {
-	local script
-	script=$(cat)
-	SPORE_TESTHOST_TIMEOUT=${LIMIT:-400} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
-		${SPORE:+SPORE=$SPORE}
-		source '$BATS_TEST_DIRNAME/vm.bash'
-		source '$BATS_TEST_DIRNAME/snapshot.bash'
-		trap vm_kill EXIT
-		$HOTPLUG
-		$script"
-}
+load host
+HOST_KERNELS=(minimal debian-6.12)
+HOST_IMAGES=(initrd-minimal.cpio initrd-debian-6.12.cpio)
+HOST_WITH=(snapshot)
+HOST_LIMIT=400
 
 # boot KERNEL INITRD RUN [MACHINE-JQ] [ARGS]: 128 MiB, and up to 1 GiB more. MemTotal is said all the time.
 # plugged MIB: waits until the guest has so much; total LEAST MOST: until it says so, in KiB.
-HOTPLUG='word() { printf "spore.run=%s" "$(sed "s/%/%25/g; s/ /%20/g; s/\"/%22/g" <<<"$1")"; }
+HOST_BEGIN='word() { printf "spore.run=%s" "$(sed "s/%/%25/g; s/ /%20/g; s/\"/%22/g" <<<"$1")"; }
 boot() {
 	vm_api --log-path "$SNAP/log"
 	ok PUT /boot-source "$(jq -nc --arg k "$GUEST/$1" --arg i "$GUEST/$2" --arg a "console=ttyS0 reboot=k panic=-1 quiet pci=off cryptomgr.notests memhp_default_state=online_movable ${5:-} $(word "(while sleep 1;do grep MemTotal /proc/meminfo;done)& $3") spore.end=poweroff" "

@@ -3,30 +3,12 @@
 #
 # VMGenID and pvpanic with Linux guests: the interrupt, the event device and its AML.
 
-setup_file() {
-	cd "$BATS_TEST_DIRNAME/../.."
-	tests/guest/kernels all >&2
-	tests/guest/images >&2
-	tests/testhost/setup >&2
-}
-
-setup() {
-	TOP=$BATS_TEST_DIRNAME/../..
-}
-
-in_host() {
-	local script
-	script=$(cat)
-	SPORE_TESTHOST_TIMEOUT=${LIMIT:-120} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
-		${SPORE:+SPORE=$SPORE}
-		source '$BATS_TEST_DIRNAME/vm.bash'
-		trap vm_kill EXIT
-		cd /tmp
-		$script"
-}
+load host
+HOST_LIMIT=120
 
 # boot KERNEL INITRD WORDS
-BOOT='boot() {
+HOST_BEGIN='cd /tmp
+boot() {
 	vm_api
 	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/$1\", \"initrd_path\": \"$GUEST/$2\",
 		\"boot_args\": \"console=ttyS0 reboot=k panic=-1 quiet pci=off cryptomgr.notests spore.modules=all $3\"}"
@@ -60,7 +42,7 @@ PYTHON
 '
 
 for_kernel() {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot '"$1 $2"' "spore.run=grep%20-i%20ged%20/proc/interrupts;echo%20ready;for%20i%20in%20\$(seq%20100);do%20dmesg|grep%20re[s]eeded&&break;sleep%200.2;done spore.end=poweroff"
 		wait_for ready
 		renew
@@ -78,7 +60,7 @@ for_kernel() {
 }
 
 @test "a panic of the guest is an event, before the reset that follows it" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot debian-6.12.vmlinux initrd-debian-6.12.cpio "spore.run=sleep%202 spore.end=panic"
 		curl -sSN --max-time 100 --unix-socket "$API_SOCK" http://localhost/events >/tmp/events || true
 		ends_with 0
@@ -87,7 +69,7 @@ for_kernel() {
 }
 
 @test "no event without a panic; the minimal kernel" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot minimal.vmlinux initrd-minimal.cpio "spore.run=grep%20-c%20pvpanic%20/proc/ioports spore.end=poweroff"
 		curl -sSN --max-time 100 --unix-socket "$API_SOCK" http://localhost/events >/tmp/events || true
 		ends_with 3

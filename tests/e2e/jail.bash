@@ -40,7 +40,7 @@ jail_start() {
 	"$JAILER" --id "$J$id" --exec-file "$SPORE" "${WHO[@]}" "$@" >"$VM_DIR/out" 2>"$VM_DIR/err" </dev/null &
 	VM_PID=$!
 	API_SOCK=$BASE/spore/$J$id/root/run/firecracker.socket
-	jail_wait "$API_SOCK"
+	appears "$API_SOCK"
 }
 
 # inmate ID ARGS... -- KEY=VALUE...: runs the attacker in it; nothing may have worked.
@@ -75,10 +75,4 @@ traces() {
 	cat /proc/mounts
 	groups_of "*"
 	find /proc/[0-9]*/ns -lname '*:*' -printf '%l\n' 2>/dev/null | sort -u | wc -l
-}
-
-# jail_wait PATH: until it exists.
-jail_wait() {
-	for _ in $(seq 200); do [ -e "$1" ] && return; sleep 0.02; done
-	fail "no $1"
 }

@@ -4,23 +4,14 @@
 # What of spore-jailer needs the test host: cgroup version 2 with controllers, and the devices of Linux guests in a jail.
 # The rest is in tiny-jail.bats.
 
+load host
+HOST_WITH=(jail)
+HOST_LIMIT=120
+
+# What boots Linux here is other suites.
 setup_file() {
-	cd "$BATS_TEST_DIRNAME/../.."
+	cd "$TOP"
 	tests/testhost/setup >&2
-}
-
-setup() {
-	TOP=$BATS_TEST_DIRNAME/../..
-}
-
-in_host() {
-	local script
-	script=$(cat)
-	SPORE_TESTHOST_TIMEOUT=${LIMIT:-120} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
-		source '$BATS_TEST_DIRNAME/vm.bash'
-		source '$BATS_TEST_DIRNAME/jail.bash'
-		trap vm_kill EXIT
-		$script"
 }
 
 @test "cgroup version 2: values, the monitor is born in it, nothing is left" {
@@ -37,7 +28,7 @@ in_host() {
 		rm "$API_SOCK"
 		jail a "${values[@]}" --daemonize --new-pid-ns -- --config-file /config.json
 		pid=$(cat "$dir/spore.pid")
-		jail_wait "$API_SOCK"
+		appears "$API_SOCK"
 		grep -qx "0::/spore/${J}a" /proc/$pid/cgroup || fail "$(cat /proc/$pid/cgroup)"
 		kill -KILL $pid
 		while [ -d /proc/$pid ]; do sleep 0.05; done

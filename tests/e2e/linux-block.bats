@@ -5,35 +5,22 @@
 # both engines and overlays with real file systems and a verifying load (tests/guest/blkload.c),
 # the end of the monitor at any moment, discard, and changes while it runs.
 
+load host
+HOST_KERNELS=(minimal)
+HOST_IMAGES=(root.ext4)
+HOST_LIMIT=500
+
 setup_file() {
-	cd "$BATS_TEST_DIRNAME/../.."
-	tests/guest/kernels minimal >&2
-	tests/guest/images root.ext4 >&2
-	tests/testhost/setup >&2
+	host_setup
 	gcc -O2 -static tests/guest/blkload.c -o build/guest/blkload
-}
-
-setup() {
-	TOP=$BATS_TEST_DIRNAME/../..
-}
-
-# The script on standard input, run in the test host with the functions of vm.bash and these.
-in_host() {
-	local script
-	script=$(cat)
-	SPORE_TESTHOST_TIMEOUT=${LIMIT:-500} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
-		source '$BATS_TEST_DIRNAME/vm.bash'
-		trap vm_kill EXIT
-		OVERLAY=$TOP/build/spore-overlay
-		$DISK
-		$script"
 }
 
 # disk FILE: the root image with blkload in it.
 # drive ID PATH [JQ]: a drive in the config; JQ adds fields.
 # boot DRIVES RUN [VCPUS]: boots the minimal kernel; the first drive is the root device.
 # show FILE...: the file systems are sound.
-DISK='disk() {
+HOST_BEGIN='OVERLAY=$TOP/build/spore-overlay
+disk() {
 	cp --sparse=always "$GUEST/root.ext4" "$1"
 	debugfs -w -R "write $GUEST/blkload /bin/blkload" "$1" 2>/dev/null >&2
 	debugfs -w -R "sif /bin/blkload mode 0100755" "$1" 2>/dev/null >&2

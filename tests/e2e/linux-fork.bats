@@ -3,23 +3,12 @@
 #
 # Forks of a Linux guest at work: all of them go on, with disks that are clean.
 
-setup_file() {
-	cd "$BATS_TEST_DIRNAME/../.."
-	tests/guest/kernels all >&2
-	tests/guest/images >&2
-	tests/testhost/setup >&2
-}
-
-setup() {
-	TOP=$BATS_TEST_DIRNAME/../..
-}
+load host
+HOST_WITH=(snapshot)
+HOST_LIMIT=500
 
 @test "a guest that writes to its disk and reads its entropy device is forked twice; three go on to the end" {
-	SPORE_TESTHOST_TIMEOUT=${LIMIT:-500} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
-		${SPORE:+SPORE=$SPORE}
-		source '$BATS_TEST_DIRNAME/vm.bash'
-		source '$BATS_TEST_DIRNAME/snapshot.bash'
-		$(cat <<'EOF'
+	in_host <<'EOF'
 	WATCH="dmesg|grep -v ommand|grep -E \"lockup|stall|BUG:|Call Trace|I/O error|hung\"|sed s/^/COMPLAINT/"
 	RUN="cat /dev/hwrng >/dev/null 2>&1 & for i in \$(seq 90);do dd if=/dev/urandom of=/f\$i bs=16k count=4 2>/dev/null;sync;echo tick \$i;done;cat /f*|md5sum;echo 3 >/proc/sys/vm/drop_caches;cat /f*|md5sum;$WATCH"
 	CHILDREN=
@@ -38,7 +27,7 @@ setup() {
 		"$SPORE" --api-sock "/tmp/child$i.sock" --log-path "$SNAP/log" --shell vcpus=2,mem_mib=128 \
 			</dev/null >"/tmp/child$i.out" 2>&1 &
 		CHILDREN+=" $!"
-		for _ in $(seq 500); do [ -S "/tmp/child$i.sock" ] && break; sleep 0.05; done
+		appears "/tmp/child$i.sock"
 		wait_for "tick $((i * 8))"
 		ok PUT /vm/fork "$(jq -nc --arg i "$i" '{children: [{socket: "/tmp/child\($i).sock",
 			vsock_override: {uds_path: "/tmp/child\($i).vsock"},
@@ -73,5 +62,4 @@ setup() {
 	[ "$(grep -ohE "^[0-9a-f]{32}" /tmp/*.out | sort -u | wc -l)" = 3 ] || fail "they have written the same"
 	[ "$(grep -c "SPORE-GUEST begin" /tmp/child1.out /tmp/child2.out | grep -c ":0")" = 2 ] || fail "one began anew"
 EOF
-)"
 }

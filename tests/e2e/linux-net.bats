@@ -5,27 +5,10 @@
 # passt. Each test is a script that tests/testhost/run runs as root where a real KVM is. Booting is
 # what takes the time there: one guest serves for many things.
 
-setup_file() {
-	cd "$BATS_TEST_DIRNAME/../.."
-	tests/guest/kernels all >&2
-	tests/guest/images >&2
-	tests/testhost/setup >&2
-}
-
-setup() {
-	TOP=$BATS_TEST_DIRNAME/../..
-}
-
-# The script on standard input, run in the test host with the functions of vm.bash and those below.
-in_host() {
-	local script
-	script=$(cat)
-	SPORE_TESTHOST_TIMEOUT=${LIMIT:-240} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
-		source '$BATS_TEST_DIRNAME/vm.bash'
-		source '$BATS_TEST_DIRNAME/net.bash'
-		trap net_finish EXIT
-		$script"
-}
+load host
+HOST_WITH=(net)
+HOST_LIMIT=240
+HOST_END=net_finish
 
 # The same on this machine, for what needs no guest. Nothing of it is left behind.
 here() {

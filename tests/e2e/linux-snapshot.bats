@@ -5,36 +5,19 @@
 # gets stuck, clocks go forward, file systems are clean. SPORE_ROUNDS=200 makes 200 restores of the
 # guest that is under all loads at once, which takes more than an hour in the emulated host.
 
+load host
+HOST_WITH=(snapshot)
+HOST_LIMIT=300
+
 setup_file() {
-	cd "$BATS_TEST_DIRNAME/../.."
-	tests/guest/kernels all >&2
-	tests/guest/images >&2
-	tests/testhost/setup >&2
+	host_setup
 	gcc -std=gnu17 -Os -static tests/guest/peer.c -o build/guest/peer
-}
-
-setup() {
-	TOP=$BATS_TEST_DIRNAME/../..
-}
-
-# The script on standard input, run in the test host.
-in_host() {
-	local script
-	script=$(cat)
-	SPORE_TESTHOST_TIMEOUT=${LIMIT:-300} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
-		${SPORE:+SPORE=$SPORE}
-		source '$BATS_TEST_DIRNAME/vm.bash'
-		source '$BATS_TEST_DIRNAME/snapshot.bash'
-		trap vm_kill EXIT
-		ROOT=$ROOT
-		$BOOT
-		$script"
 }
 
 # boot KERNEL INITRD VCPUS MACHINE-JQ WORDS: started through the API, with a disk (unless $ROOT is empty),
 # entropy, and what $DEVICES says: lines of PATH=JSON.
-ROOT=/tmp/root.ext4
-BOOT='boot() {
+HOST_BEGIN='ROOT=/tmp/root.ext4
+boot() {
 	local device
 	[ -z "$ROOT" ] || cp --sparse=always "$GUEST/root.ext4" "$ROOT"
 	vm_api --log-path "$SNAP/log"
@@ -156,7 +139,7 @@ finished() {
 		snap s
 		leave
 		"$TOP/tests/e2e/uffd-handler" /tmp/handler.sock "$SNAP/s.mem" 7>&- &
-		for _ in $(seq 100); do [ -S /tmp/handler.sock ] && break; sleep 0.05; done
+		appears /tmp/handler.sock
 		restore s ".mem_backend = {backend_type: \"Uffd\", backend_path: \"/tmp/handler.sock\"}"
 		finished 3'
 }
@@ -180,7 +163,7 @@ WORK="/drives/work={\"drive_id\":\"work\",\"path_on_host\":\"/tmp/work.tar\",\"i
 
 @test "disk, TCP, vsock, memory, timers and floating point at once, on four processors" {
 	local rounds=${SPORE_ROUNDS:-6}
-	LIMIT=$((400 + rounds * 20)) in_host <<<"ROUNDS=$rounds
+	HOST_LIMIT=$((400 + rounds * 20)) in_host <<<"ROUNDS=$rounds
 $LOADED"'
 		ip tuntap add dev tap0 mode tap
 		ip addr add 10.0.0.1/24 dev tap0
@@ -210,7 +193,8 @@ $LOADED"'
 }
 
 @test "live: the guest goes on, and so does its snapshot, on four processors" {
-	ROOT="" in_host <<<"$LOADED"'
+	in_host <<<"$LOADED"'
+		ROOT=
 		DEVICES=$WORK
 		boot minimal.vmlinux initrd-minimal.cpio 4 "+ {mem_size_mib: 192}" "$(word "tar xf /dev/vda -C /tmp;sh /tmp/load all") spore.end=poweroff"
 		wait_for "load: working"

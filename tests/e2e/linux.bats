@@ -5,29 +5,11 @@
 # kernels in both image formats, and the minimal kernel where only "a Linux" is needed. Each test is
 # a script that tests/testhost/run runs as root where a real KVM is.
 
-setup_file() {
-	cd "$BATS_TEST_DIRNAME/../.."
-	tests/guest/kernels all >&2
-	tests/guest/images >&2
-	tests/testhost/setup >&2
-}
-
-setup() {
-	TOP=$BATS_TEST_DIRNAME/../..
-}
-
-# The script on standard input, run in the test host with the functions of vm.bash.
-in_host() {
-	local script
-	script=$(cat)
-	SPORE_TESTHOST_TIMEOUT=${LIMIT:-120} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
-		source '$BATS_TEST_DIRNAME/vm.bash'
-		trap vm_kill EXIT
-		$script"
-}
+load host
+HOST_LIMIT=120
 
 # boot KERNEL INITRD JQ WORDS: a config with these words behind the usual ones, no API.
-BOOT='boot() {
+HOST_BEGIN='boot() {
 	vm_spawn --no-api --config-file "$(config "$GUEST/$1" "
 		.\"machine-config\".huge_pages = \"Transparent\"
 		| .\"boot-source\".boot_args += \" cryptomgr.notests $4\"
@@ -41,7 +23,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 '
 
 @test "Debian 6.1 vmlinux, 1 vCPU, 128 MiB, initrd, poweroff" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot debian-6.1.vmlinux initrd-debian-6.1.cpio . "spore.run=nproc spore.end=poweroff"
 		ends_with 3
 		said "SPORE-GUEST init"
@@ -49,7 +31,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 }
 
 @test "Debian 6.1 bzImage, 4 vCPUs, 5 GiB, ext4 root on virtio-block, reboot" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		disk
 		boot debian-6.1.bzImage initrd-debian-6.1.cpio "$ROOT | .\"machine-config\" += {vcpu_count: 4, mem_size_mib: 5120}" \
 			"spore.root=/dev/vda spore.run=nproc;grep%20MemTotal%20/proc/meminfo;echo%20root=\$(stat%20-f%20-c%20%25T%20/) spore.end=reboot"
@@ -62,7 +44,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 }
 
 @test "Debian 6.12 vmlinux, 4 vCPUs, 5 GiB, ext4 root on virtio-block, poweroff" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		disk
 		boot debian-6.12.vmlinux initrd-debian-6.12.cpio "$ROOT | .\"machine-config\" += {vcpu_count: 4, mem_size_mib: 5120}" \
 			"spore.root=/dev/vda spore.run=nproc spore.end=poweroff"
@@ -72,14 +54,14 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 }
 
 @test "Debian 6.12 bzImage, 1 vCPU, 192 MiB, initrd, reboot" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot debian-6.12.bzImage initrd-debian-6.12.cpio ".\"machine-config\".mem_size_mib = 192" "spore.run=nproc spore.end=reboot"
 		ends_with 0
 		printed 1'
 }
 
 @test "minimal kernel: a panic reboots (exit 0), or with reboot=t triple-faults (exit 1)" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot minimal.vmlinux initrd-minimal.cpio . "spore.end=panic"
 		ends_with 0
 		said "Kernel panic"
@@ -89,7 +71,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 }
 
 @test "minimal kernel as bzImage, root on virtio-block without an initrd" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		disk
 		boot minimal.bzImage "" "$ROOT" "spore.run=cat%20/proc/mounts spore.end=poweroff"
 		ends_with 3
@@ -97,7 +79,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 }
 
 @test "without ACPI: four processors by the MP table, devices by the command line" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		disk
 		boot minimal.vmlinux "" "$ROOT | .\"machine-config\".vcpu_count = 4" "acpi=off spore.run=nproc;cat%20/proc/interrupts spore.end=reboot"
 		ends_with 0
@@ -106,7 +88,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 }
 
 @test "a kernel whose 64-bit entry is unusable is started by its PVH note" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		cp "$GUEST/minimal.vmlinux" /tmp/pvh
 		printf "\0\0\0\0\0\0\0\0" | dd of=/tmp/pvh bs=1 seek=24 conv=notrunc status=none
 		disk
@@ -157,7 +139,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 }
 
 @test "what the guest writes and flushes is in the file; a read-only drive refuses writes" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		disk
 		truncate -s 1M /tmp/data
 		truncate -s 1M /tmp/ro
@@ -173,7 +155,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 }
 
 @test "the entropy device feeds the guest" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot minimal.vmlinux initrd-minimal.cpio ".entropy = {}" "spore.run=cat%20/sys/class/misc/hw_random/rng_current;dd%20if=/dev/hwrng%20bs=4096%20count=4|md5sum spore.end=poweroff"
 		ends_with 3
 		said virtio_rng
@@ -181,7 +163,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 }
 
 @test "a shell on the console, typed into through standard input" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot minimal.vmlinux initrd-minimal.cpio . "spore.end=shell"
 		wait_for "SPORE-GUEST init"
 		sleep 1
@@ -192,7 +174,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 }
 
 @test "memory in a memfd and in 2 MiB huge pages" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot minimal.vmlinux initrd-minimal.cpio ".\"machine-config\" |= (.memory_backend = \"Memfd\" | .huge_pages = \"None\")" "spore.run=nproc spore.end=poweroff"
 		ends_with 3
 		vm_spawn --no-api --config-file "$(config "$GUEST/hello.elf" ".\"machine-config\" += {huge_pages: \"2M\", mem_size_mib: 256}")"
@@ -204,7 +186,7 @@ ROOT=".drives += [{drive_id: \"root\", path_on_host: \"/tmp/root.ext4\", is_root
 }
 
 @test "a command line of 2047 bytes arrives whole, one of 2048 is refused" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		base="console=ttyS0 reboot=k panic=-1 quiet pci=off spore.run=wc%20-c%20</proc/cmdline spore.end=poweroff pad="
 		pad=$(head -c $((2047 - ${#base})) /dev/zero | tr "\0" x)
 		vm_spawn --no-api --config-file "$(config "$GUEST/minimal.vmlinux" ".\"boot-source\" |= (.boot_args = \"$base$pad\" | .initrd_path = \"$GUEST/initrd-minimal.cpio\")")"

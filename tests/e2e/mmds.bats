@@ -4,31 +4,15 @@
 # The metadata service as a Linux guest sees it. Each test is a script that tests/testhost/run runs
 # as root where a real KVM is.
 
-setup_file() {
-	cd "$BATS_TEST_DIRNAME/../.."
-	tests/guest/kernels minimal >&2
-	tests/guest/images initrd-minimal.cpio >&2
-	tests/testhost/setup >&2
-}
-
-setup() {
-	TOP=$BATS_TEST_DIRNAME/../..
-}
-
-# The script on standard input, run in the test host with the functions of vm.bash, net.bash and
-# those below.
-in_host() {
-	local script
-	script=$(cat)
-	SPORE_TESTHOST_TIMEOUT=${LIMIT:-300} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
-		source '$BATS_TEST_DIRNAME/vm.bash'
-		source '$BATS_TEST_DIRNAME/net.bash'
-		$(declare -f metadata client)
-		trap net_finish EXIT
-		$script"
-}
+load host
+HOST_KERNELS=(minimal)
+HOST_IMAGES=(initrd-minimal.cpio)
+HOST_WITH=(net)
+HOST_LIMIT=300
+HOST_END=net_finish
 
 # metadata VERSION: configures it on eth0.
+HOST_BEGIN=$(cat <<'END'
 metadata() {
 	ok PUT /mmds/config "{\"version\": \"$1\", \"network_interfaces\": [\"eth0\"]}"
 	ok PUT /mmds '{"latest": {"meta-data": {"ami-id": "ami-1", "tags": {"a": "b"}}}}'
@@ -42,6 +26,8 @@ client() {
 	guest 'status() { m "$@" | head -n 1 | cut -d " " -f 2; }'
 	guest 'token() { m PUT /latest/api/token "X-metadata-token-ttl-seconds: $1" | tail -n 1; }'
 }
+END
+)
 
 @test "version 1: wget, listings, JSON; other traffic passes; an interface without it has none" {
 	in_host <<'END'

@@ -4,33 +4,15 @@
 # Files in the memory of Linux guests (virtio-pmem): a root file system without a block layer, written
 # through DAX or shared read-only; what a guest has synced is in the host's file; snapshots.
 
-setup_file() {
-	cd "$BATS_TEST_DIRNAME/../.."
-	tests/guest/kernels minimal >&2
-	tests/guest/images root.ext4 >&2
-	tests/testhost/setup >&2
-}
-
-setup() {
-	TOP=$BATS_TEST_DIRNAME/../..
-}
-
-# The script on standard input, run in the test host with the functions of vm.bash and these.
-in_host() {
-	local script
-	script=$(cat)
-	SPORE_TESTHOST_TIMEOUT=${LIMIT:-400} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
-		${SPORE:+SPORE=$SPORE}
-		source '$BATS_TEST_DIRNAME/vm.bash'
-		source '$BATS_TEST_DIRNAME/snapshot.bash'
-		trap vm_kill EXIT
-		$PMEM
-		$script"
-}
+load host
+HOST_KERNELS=(minimal)
+HOST_IMAGES=(root.ext4)
+HOST_WITH=(snapshot)
+HOST_LIMIT=400
 
 # pmem ID PATH [JQ]: a device in the config; JQ adds fields.
 # boot PMEMS RUN [JQ]: boots the minimal kernel; JQ changes the config.
-PMEM='pmem() { echo "{id: \"$1\", path_on_host: \"$2\"} + ({${3:-}})"; }
+HOST_BEGIN='pmem() { echo "{id: \"$1\", path_on_host: \"$2\"} + ({${3:-}})"; }
 words() {
 	local text=${1//%/%25}
 	echo "${text// /%20}"

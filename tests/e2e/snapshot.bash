@@ -8,6 +8,22 @@ SNAP=$(mktemp -d)
 ALL=$SNAP/all
 : >"$ALL"
 
+# boot_all KERNEL [MACHINE-JQ [DRIVE-JQ]]: a tiny guest with a drive, an entropy device, vsock, a place for an interface
+# and metadata; until it says "ready".
+boot_all() {
+	vm_api
+	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/$1.elf\"}"
+	ok PUT /machine-config "$(jq -nc "{vcpu_count: 1, mem_size_mib: 32} | ${2:-.}")"
+	truncate -s 1M "$SNAP/disk"
+	ok PUT /drives/d "$(jq -nc --arg p "$SNAP/disk" "{drive_id: \"d\", path_on_host: \$p, is_root_device: false} | ${3:-.}")"
+	ok PUT /entropy '{}'
+	ok PUT /vsock "{\"guest_cid\": 3, \"uds_path\": \"$SNAP/vsock\"}"
+	ok PUT /network-interfaces/eth0 '{"iface_id": "eth0", "guest_mac": "06:00:00:00:00:01", "placeholder": true}'
+	ok PUT /mmds/config '{"version": "V2", "network_interfaces": ["eth0"]}'
+	ok PUT /actions '{"action_type": "InstanceStart"}'
+	wait_for ready
+}
+
 # snap NAME [JQ]: pauses the VM and takes a snapshot; it stays paused.
 snap() {
 	ok PATCH /vm '{"state": "Paused"}'

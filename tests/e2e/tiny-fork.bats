@@ -40,11 +40,7 @@ child() {
 		<>"$SNAP/$name.in" >"$SNAP/$name.out" 2>&1 3>&- 7>&- &
 	CHILDREN+=" $!"
 	printf -v "PID_$name" %s "$!"
-	for _ in $(seq 500); do
-		[ -S "$SNAP/$name.sock" ] && return
-		sleep 0.02
-	done
-	fail "no API socket of $name"
+	appears "$SNAP/$name.sock"
 }
 
 # fork_request NAME...: the body of PUT /vm/fork; [JQ] in $EACH edits each child.

@@ -127,7 +127,7 @@ alone() {
 		dir=$(KERNEL=idle jail_dir d)
 		jail d --daemonize --new-pid-ns "${IN_GROUP[@]}" -- --config-file /config.json
 		pid=$(cat "$dir/spore.pid")
-		jail_wait "$dir/run/firecracker.socket"
+		appears "$dir/run/firecracker.socket"
 		[ "$(cat /proc/$pid/sessionid)" ] && [ "$(awk "{print \$6}" /proc/$pid/stat)" = $pid ] || fail session
 		for fd in 0 1 2; do [ "$(readlink /proc/$pid/fd/$fd)" = /dev/null ] || fail "fd $fd"; done
 		grep -q "NSpid:.*	1$" /proc/$pid/status || fail "$(grep NSpid /proc/$pid/status)"
@@ -180,7 +180,7 @@ alone() {
 		refused PUT /metrics "{\"metrics_path\": \"/hard\"}" "more than one name"
 		refused PUT /serial "{\"serial_out_path\": \"/hard\"}" "more than one name"
 		socat UNIX-LISTEN:"$dir/sock",fork,user=4000 /dev/null &
-		jail_wait "$dir/sock"
+		appears "$dir/sock"
 		passt() { echo "{\"iface_id\": \"n\", \"passt_socket\": \"$1\"}"; }
 		refused PUT /network-interfaces/n "$(passt /socklink)" "ymbolic link"
 		refused PUT /network-interfaces/n "$(passt /dir/sock)" "ymbolic link"
@@ -238,7 +238,7 @@ alone() {
 			pids="$pids $!"
 		done
 		for i in $(seq 64); do
-			for _ in $(seq 1000); do [ -S "$BASE/spore/${J}n$i/root/run/firecracker.socket" ] && break; sleep 0.1; done
+			appears "$BASE/spore/${J}n$i/root/run/firecracker.socket"
 			[ -S "$BASE/spore/${J}n$i/root/run/firecracker.socket" ] || fail "n$i: $(cat $T/err.$i)"
 		done
 		[ "$(groups_of "n*" | wc -l)" = 64 ] || fail cgroups
@@ -366,7 +366,7 @@ os.execv(sys.argv[2], sys.argv[2:])" "$API_SOCK" "$TOP/tests/e2e/with-tap" tap0 
 		}
 		VM_DIR=$T API_SOCK=$T/api.sock
 		( parent --keep-fd 9 --keep-fd 7 --keep-fd 8 -- --api-fd 7 ) >$T/out 2>$T/err </dev/null & VM_PID=$!
-		jail_wait "$API_SOCK"
+		appears "$API_SOCK"
 		rm $T/disk
 		ok PUT /boot-source "{\"kernel_image_path\": \"/kernel.elf\"}"
 		ok PUT /drives/d "{\"drive_id\": \"d\", \"path_on_host\": \"/dev/fd/8\", \"is_root_device\": false}"

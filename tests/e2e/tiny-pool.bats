@@ -24,17 +24,7 @@ teardown() {
 # make_warm [USER]: $SNAP/warm, of a guest that prints its generation id when it is a new one.
 make_warm() {
 	mkdir "$SNAP/warm"
-	vm_api
-	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/genid.elf\"}"
-	ok PUT /machine-config '{"vcpu_count": 1, "mem_size_mib": 32}'
-	truncate -s 1M "$SNAP/disk"
-	ok PUT /drives/d "{\"drive_id\": \"d\", \"path_on_host\": \"$SNAP/disk\", \"is_root_device\": false, \"is_read_only\": true}"
-	ok PUT /entropy '{}'
-	ok PUT /vsock "{\"guest_cid\": 3, \"uds_path\": \"$SNAP/vsock\"}"
-	ok PUT /network-interfaces/eth0 '{"iface_id": "eth0", "guest_mac": "06:00:00:00:00:01", "placeholder": true}'
-	ok PUT /mmds/config '{"version": "V2", "network_interfaces": ["eth0"]}'
-	ok PUT /actions '{"action_type": "InstanceStart"}'
-	wait_for ready
+	boot_all genid . ".is_read_only = true"
 	ok PATCH /vm '{"state": "Paused"}'
 	ok PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/warm/state\", \"mem_file_path\": \"$SNAP/warm/memory\"}"
 	vm_kill
@@ -222,10 +212,7 @@ shells() {
 		-d "$(jq -nc "{n: 2, template: $TEMPLATE}")" >"$SNAP/answer" 3>&- 7>&- &
 	asked=$!
 	# Their directories have names when they have been taken.
-	for _ in $(seq 500); do
-		[ -e "$SPORE_STATE/web-2" ] && break
-		sleep 0.02
-	done
+	appears "$SPORE_STATE/web-2"
 	kill -KILL "$(cat "$SPORE_STATE/web-1/pid")"
 	kill -CONT "$(cat "$SPORE_STATE/web-2/pid")"
 	wait "$asked"

@@ -14,19 +14,9 @@ teardown() {
 	rm -rf "$SNAP"
 }
 
-# make_snapshot NAME GUEST [MACHINE-JQ] [DEVICES...]: of a guest that was booted in the ordinary way.
+# make_snapshot NAME GUEST [MACHINE-JQ [DRIVE-JQ]]: of a guest that was booted in the ordinary way.
 make_snapshot() {
-	vm_api
-	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/$2.elf\"}"
-	ok PUT /machine-config "$(jq -nc "{vcpu_count: 1, mem_size_mib: 32} ${3:+| $3}")"
-	truncate -s 1M "$SNAP/disk"
-	ok PUT /drives/d "{\"drive_id\": \"d\", \"path_on_host\": \"$SNAP/disk\", \"is_root_device\": false}"
-	ok PUT /entropy '{}'
-	ok PUT /vsock "{\"guest_cid\": 3, \"uds_path\": \"$SNAP/vsock\"}"
-	ok PUT /network-interfaces/eth0 '{"iface_id": "eth0", "guest_mac": "06:00:00:00:00:01", "placeholder": true}'
-	ok PUT /mmds/config '{"version": "V2", "network_interfaces": ["eth0"]}'
-	ok PUT /actions '{"action_type": "InstanceStart"}'
-	wait_for ready
+	boot_all "${@:2}"
 	snap "$1"
 	vm_kill
 	rm -f "$SNAP/vsock"
@@ -38,11 +28,6 @@ shell() {
 
 claim() {
 	ok PUT /snapshot/load "$(load_request "$@")"
-}
-
-echoes() {
-	printf '%s' "$1" >&7
-	wait_for "$1"
 }
 
 @test "a guest goes on in a shell, as often as one likes" {

@@ -29,11 +29,6 @@ boot() {
 	ok PUT /actions '{"action_type": "InstanceStart"}'
 }
 
-echoes() {
-	printf '%s' "$1" >&7
-	wait_for "$1"
-}
-
 @test "a guest goes on in another process, and in the first one too" {
 	boot echo
 	wait_for ready
@@ -447,7 +442,7 @@ source_vm() {
 s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()
 c = s.accept(); print("somebody has come", flush=True); time.sleep(60)' "$SNAP/passt" >"$SNAP/passt.log" 3>&- 7>&- &
 	HANDLER=$!
-	for _ in $(seq 500); do [ -S "$SNAP/passt" ] && break; sleep 0.02; done
+	appears "$SNAP/passt"
 	restore s "$vsock | .network_overrides = [{iface_id: \"eth0\", passt_socket: \"$SNAP/passt\"}]"
 	for _ in $(seq 500); do [ -s "$SNAP/passt.log" ] && break; sleep 0.02; done
 	[ -s "$SNAP/passt.log" ] || fail "nobody has come to passt's socket"
@@ -573,7 +568,7 @@ steady() {
 	vm_kill
 	"$TOP/tests/e2e/uffd-handler" "$SNAP/handler.sock" "$SNAP/s.mem" 7>&- 3>&- &
 	HANDLER=$!
-	for _ in $(seq 100); do [ -S "$SNAP/handler.sock" ] && break; sleep 0.02; done
+	appears "$SNAP/handler.sock"
 	restore s ".mem_backend = {backend_type: \"Uffd\", backend_path: \"$SNAP/handler.sock\"}"
 	sleep 0.2
 	ok PATCH /vm '{"state": "Paused"}'

@@ -124,7 +124,7 @@ tiny() { # tiny GUEST [JQ]
 	# A pipe whose reader sleeps: full after 64 KiB.
 	"$SPORE" --api-sock "$API_SOCK" 2>"$VM_DIR/err" > >(sleep 30) </dev/null &
 	VM_PID=$!
-	for _ in $(seq 100); do [ -S "$API_SOCK" ] && break; sleep 0.02; done
+	appears "$API_SOCK"
 	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/flood.elf\"}"
 	ok PUT /actions '{"action_type": "InstanceStart"}'
 	sleep 2

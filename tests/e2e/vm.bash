@@ -47,11 +47,17 @@ vm_api() {
 	socket=$(mktemp -u)
 	vm_spawn --api-sock "$socket" "$@"
 	API_SOCK=$socket
-	for _ in $(seq 200); do
-		[ -S "$socket" ] && return
+	appears "$socket"
+}
+
+# appears PATH: waits until it is there.
+appears() {
+	local deadline=$((SECONDS + 60))
+	while [ "$SECONDS" -le "$deadline" ]; do
+		[ ! -e "$1" ] || return 0
 		sleep 0.02
 	done
-	fail "no API socket"
+	fail "no $1"
 }
 
 # api METHOD PATH [JSON]: one request. Prints the body; the status code is in $STATUS.
@@ -88,6 +94,12 @@ wait_for() {
 		sleep 0.05
 	done
 	fail "the console never said '$1'"
+}
+
+# echoes TEXT: the guest, which is echo.S, says what it is told.
+echoes() {
+	printf '%s' "$1" >&7
+	wait_for "$1"
 }
 
 # ends_with STATUS [SECONDS]: waits for spore's end and checks its exit status.

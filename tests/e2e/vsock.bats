@@ -3,35 +3,21 @@
 #
 # vsock with Linux guests: tests/guest/peer.c is at both ends. It comes to the guest as a disk.
 
+load host
+HOST_END='vm_kill; kill $(jobs -p) 2>/dev/null || true'
+
 setup_file() {
-	cd "$BATS_TEST_DIRNAME/../.."
-	tests/guest/kernels all >&2
-	tests/guest/images >&2
-	tests/testhost/setup >&2
+	host_setup
 	# Padded to whole sectors; what is behind an ELF file is ignored.
 	gcc -std=gnu17 -Os -static tests/guest/peer.c -o build/guest/peer
 	truncate -s %512 build/guest/peer
 }
 
-setup() {
-	TOP=$BATS_TEST_DIRNAME/../..
-}
-
-in_host() {
-	local script
-	script=$(cat)
-	SPORE_TESTHOST_TIMEOUT=${LIMIT:-200} "$TOP/tests/testhost/run" -- bash -euo pipefail -c "
-		${SPORE:+SPORE=$SPORE}
-		source '$BATS_TEST_DIRNAME/vm.bash'
-		trap 'vm_kill; kill \$(jobs -p) 2>/dev/null || true' EXIT
-		cd /tmp
-		PEER=$TOP/build/guest/peer
-		$script"
-}
-
 # boot KERNEL INITRD COMMAND: a guest with 2 vCPUs that runs COMMAND (blanks as %20) with the peer
 # program as /tmp/peer.
-BOOT='boot() {
+HOST_BEGIN='cd /tmp
+PEER=$TOP/build/guest/peer
+boot() {
 	vm_api
 	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/$1\", \"initrd_path\": \"$GUEST/$2\",
 		\"boot_args\": \"console=ttyS0 reboot=k panic=-1 quiet pci=off cryptomgr.notests spore.run=cat%20/dev/vda>/tmp/peer;chmod%20+x%20/tmp/peer;$3 spore.end=poweroff\"}"
@@ -56,7 +42,7 @@ own_kib() {
 '
 
 @test "200 streams from the host to Debian 6.12 and 200 back, slow readers and killed peers among them" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		"$PEER" unix:/tmp/v.sock_7 echo &
 		boot debian-6.12.vmlinux initrd-debian-6.12.cpio "(/tmp/peer%20vsock:9%20echo&);/tmp/peer%20vsock:2:7%20streams%20200%20100000;sleep%20100"
 		wait_for "peer: listening"
@@ -73,7 +59,7 @@ own_kib() {
 }
 
 @test "the same with Debian 6.1, whose buffers are cut differently" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		"$PEER" unix:/tmp/v.sock_7 echo &
 		boot debian-6.1.vmlinux initrd-debian-6.1.cpio "(/tmp/peer%20vsock:9%20echo&);/tmp/peer%20vsock:2:7%20streams%2050%20100000;sleep%20100"
 		wait_for "peer: listening"
@@ -82,7 +68,7 @@ own_kib() {
 }
 
 @test "10,000 short connections leave nothing behind" {
-	LIMIT=500 in_host <<<"$BOOT"'
+	HOST_LIMIT=500 in_host <<<'
 		"$PEER" unix:/tmp/v.sock_7 echo &
 		boot minimal.vmlinux initrd-minimal.cpio "(/tmp/peer%20vsock:9%20echo&);/tmp/peer%20vsock:2:7%20short%205000%204;sleep%20400"
 		wait_for "peer: listening"
@@ -101,7 +87,7 @@ own_kib() {
 }
 
 @test "nobody at the other end: refused at once, both ways; the path goes with the process" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot minimal.vmlinux initrd-minimal.cpio "(/tmp/peer%20vsock:9%20echo&);sleep%202;timeout%201%20/tmp/peer%20vsock:2:7%20short%201%201||echo%20refused%20\$?;echo%20ready;sleep%20100"
 		wait_for "peer: listening"
 		[ -S /tmp/v.sock ]
@@ -116,7 +102,7 @@ hello" ]
 }
 
 @test "an idle connection costs no wake-up" {
-	in_host <<<"$BOOT"'
+	in_host <<<'
 		boot minimal.vmlinux initrd-minimal.cpio "(/tmp/peer%20vsock:9%20echo&);sleep%20100"
 		wait_for "peer: listening"
 		(printf "CONNECT 9\nx"; sleep 30) | socat - UNIX-CONNECT:/tmp/v.sock >/tmp/answer &

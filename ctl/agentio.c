@@ -90,7 +90,8 @@ int agentio_connect(struct ctl *c, const char *path, uint64_t seconds, struct er
 	return err_set(e, ETIMEDOUT, "no agent answers in the guest");
 }
 
-int agentio_greet(int fd, struct frame_in *in, uint64_t seconds, struct err *e)
+/* HELLO has been sent; waits for the agent's. */
+static int greet(int fd, struct frame_in *in, uint64_t seconds, struct err *e)
 {
 	uint64_t deadline = now_ns() + (seconds + 1) * 1000000000u;
 	struct pollfd p = {.fd = fd, .events = POLLIN};
@@ -129,7 +130,7 @@ int agentio_open(struct ctl *c, const char *name, uint64_t seconds, struct frame
 	in->from_agent = true;
 	in->used = in->have = 0;
 	(void)frame_send_hello(fd);
-	r = agentio_greet(fd, in, seconds, e);
+	r = greet(fd, in, seconds, e);
 	return r < 0 ? r : TAKE_FD(fd);
 }
 

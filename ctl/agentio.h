@@ -22,9 +22,6 @@ int agentio_find(struct ctl *c, const char *name, char *path, struct err *e);
  */
 int agentio_connect(struct ctl *c, const char *path, uint64_t seconds, struct err *e);
 
-/* HELLO has been sent; waits for the agent's, at most `seconds`. 0 or -errno. */
-int agentio_greet(int fd, struct frame_in *in, uint64_t seconds, struct err *e);
-
 /* Finds, connects and exchanges HELLO. A descriptor or -errno. `in` is made ready. */
 int agentio_open(struct ctl *c, const char *name, uint64_t seconds, struct frame_in *in,
 		 struct err *e);

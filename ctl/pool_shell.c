@@ -14,7 +14,7 @@
 
 #define SEND_LIMIT_S 5
 
-void shell_set_state(struct pool_shell *s, enum pool_shell_state state)
+static void shell_set_state(struct pool_shell *s, enum pool_shell_state state)
 {
 	s->pool->count[s->state]--;
 	s->pool->count[state]++;

@@ -6,7 +6,6 @@
 
 #include "ctl/pool.h"
 
-void shell_set_state(struct pool_shell *s, enum pool_shell_state state);
 /*
  * Connects to its API and asks for what makes it ready. 0 also when it does not listen yet; it is
  * starting then.

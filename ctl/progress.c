@@ -16,7 +16,8 @@ void progress_begin(struct progress *p, const struct ctl *c, const char *title, 
 	p->shown = !c->json && isatty(STDERR_FILENO);
 }
 
-void progress_line(const struct progress *p, uint64_t done, double seconds, char *buf, size_t size)
+static void progress_line(const struct progress *p, uint64_t done, double seconds, char *buf,
+			  size_t size)
 {
 	double rate = seconds > 0 ? (double)done / seconds : 0;
 	char bar[BAR + 1], amount[16], speed[16], left[16] = "";

@@ -19,6 +19,3 @@ void progress_begin(struct progress *p, const struct ctl *c, const char *title, 
 void progress_update(struct progress *p, uint64_t done);
 /* Takes the line away. */
 void progress_end(struct progress *p);
-
-/* The line without its end, for `done` bytes after `seconds`. */
-void progress_line(const struct progress *p, uint64_t done, double seconds, char *buf, size_t size);

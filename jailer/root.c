@@ -43,7 +43,8 @@ static struct tree_owner jailed(const struct args *a, mode_t mode)
 	return (struct tree_owner){.mode = mode, .uid = (uid_t)a->uid, .gid = (gid_t)a->gid};
 }
 
-int root_open_dir(const struct args *a, struct err *e)
+/* Opens <base>/<monitor>/<id>/root, making what is missing. */
+static int open_dir(const struct args *a, struct err *e)
 {
 	const struct tree_owner owner = jailed(a, 0700);
 	cleanup_fd int base = tree_make_trusted(a->chroot_base, e);
@@ -281,7 +282,7 @@ int root_build(struct root *r, const struct args *a, struct err *e)
 {
 	int res;
 
-	r->dir = root_open_dir(a, e);
+	r->dir = open_dir(a, e);
 	if (r->dir < 0)
 		return r->dir;
 	for (size_t i = 0; i < a->binds; i++)

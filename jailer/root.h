@@ -26,6 +26,3 @@ int root_build(struct root *r, const struct args *a, struct err *e);
 
 /* Makes it the root of the process, and lets go of the old one. */
 int root_enter(const struct root *r, struct err *e);
-
-/* Opens <base>/<monitor>/<id>/root, making what is missing. */
-int root_open_dir(const struct args *a, struct err *e);

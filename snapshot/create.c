@@ -228,7 +228,8 @@ int job_freeze(struct job *j, struct pageset *dirty, struct err *e)
 	return r;
 }
 
-int job_write(struct job *j, struct err *e)
+/* Both files, and their names. Memory is as it was when it was frozen. */
+static int job_write(struct job *j, struct err *e)
 {
 	struct snapshot_report *report = &j->report;
 	uint64_t last = now_ns();
@@ -281,7 +282,7 @@ static int create(struct job *j, struct vm *vm, struct snapshot_history *h,
 	return r;
 }
 
-void job_log(const struct snapshot_report *report)
+static void job_log(const struct snapshot_report *report)
 {
 	log_info("%s snapshot in %llu us: state %llu, memory %llu (%llu pages), commit %llu",
 		 report->diff ? "diff" : "full", (unsigned long long)report->total_us,

@@ -35,13 +35,10 @@ bool job_compares(const struct job *j);
 int job_freeze(struct job *j, struct pageset *dirty, struct err *e);
 /* Of the pages that will be in the file, those by which it is recognized. The VM is paused. */
 void job_probe(struct job *j);
-/* Writes both files and gives them their names. Memory is as it was when it was frozen. */
-int job_write(struct job *j, struct err *e);
 /* Both files have been written: gives them their names. Any thread. */
 int job_commit(struct job *j, const struct snapfile_writer *state, struct err *e);
 /* Frees what is in `j`. `r` 0: the next diff is of this one; else what it took is put back. */
 void job_end(struct job *j, int r);
-void job_log(const struct snapshot_report *report);
 
 /* snapshot/live.c */
 int live_begin(struct vm *vm, struct snapshot_history *h, const struct snapshot_create_params *p,

@@ -88,4 +88,3 @@ bool sending_stopped(const struct sending *s);
 void sending_info(const struct sending *s, struct migrate_info *info);
 /* Takes NULL. */
 void sending_abandon(struct sending *s);
-void arrival_info(const struct arrival *a, struct migrate_info *info);

@@ -66,7 +66,7 @@ static void free_arrival(struct arrival *a)
 	free(a);
 }
 
-void arrival_info(const struct arrival *a, struct migrate_info *info)
+static void arrival_info(const struct arrival *a, struct migrate_info *info)
 {
 	*info = (struct migrate_info){
 		.status = a->status,

@@ -456,14 +456,14 @@ int balloon_set_interval(struct virtio_device *d, uint32_t seconds, struct err *
 	return 0;
 }
 
-bool balloon_has_hinting(const struct virtio_device *d)
+static bool has_hinting(const struct virtio_device *d)
 {
 	return d->features & F_HINTING;
 }
 
 static int need_hinting(const struct virtio_device *d, struct err *e)
 {
-	return balloon_has_hinting(d) ? 0 : err_set(e, EINVAL, "free_page_hinting is off");
+	return has_hinting(d) ? 0 : err_set(e, EINVAL, "free_page_hinting is off");
 }
 
 int balloon_hint_start(struct virtio_device *d, bool acknowledge, struct err *e)

@@ -83,4 +83,3 @@ int balloon_set_interval(struct virtio_device *d, uint32_t seconds, struct err *
  */
 int balloon_hint_start(struct virtio_device *d, bool acknowledge, struct err *e);
 int balloon_hint_stop(struct virtio_device *d, struct err *e);
-bool balloon_has_hinting(const struct virtio_device *d);

@@ -19,7 +19,7 @@ void net_interface_init(struct net_interface *n)
 		n->fd[i] = -1;
 }
 
-void net_policy_config_free(struct net_policy_config *p)
+static void net_policy_config_free(struct net_policy_config *p)
 {
 	if (!p)
 		return;

@@ -88,7 +88,6 @@ struct net_built {
 
 void net_interface_init(struct net_interface *n);
 void net_interface_finish(struct net_interface *n);
-void net_policy_config_free(struct net_policy_config *p);
 void net_rewrite_config_free(struct net_rewrite_config *w);
 /* Nothing to change, with the limits of `n` (NULL: none). */
 void net_update_init(struct net_update *u, const struct net_interface *n);

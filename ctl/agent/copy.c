@@ -20,7 +20,8 @@ static void append(char *to, size_t size, const char *s)
 	to[at + len] = '\0';
 }
 
-int copy_failed(struct copy_err *e, int code, const char *verb, const char *path)
+/* -errno, or -EIO if that is 0. */
+static int failed(struct copy_err *e, int code, const char *verb, const char *path)
 {
 	e->code = code > 0 ? code : EIO;
 	e->what[0] = '\0';
@@ -47,7 +48,7 @@ struct sender {
 
 static int send_failed(struct sender *s, const char *verb)
 {
-	return copy_failed(s->e, errno, verb, s->path[0] ? s->path : s->top);
+	return failed(s->e, errno, verb, s->path[0] ? s->path : s->top);
 }
 
 static int send_frame(struct sender *s, enum agent_frame type, const void *data, uint32_t len)
@@ -230,12 +231,12 @@ static int take_failed(struct copy_in *t, struct copy_err *e, const char *verb)
 	append(path, sizeof(path), t->target);
 	append(path, sizeof(path), t->path[0] ? "/" : "");
 	append(path, sizeof(path), t->path);
-	return copy_failed(e, code, verb, path);
+	return failed(e, code, verb, path);
 }
 
 static int broken(struct copy_err *e, const char *what)
 {
-	copy_failed(e, EPROTO, what, "");
+	failed(e, EPROTO, what, "");
 	return -EPROTO;
 }
 
@@ -250,12 +251,12 @@ int copy_open(struct copy_in *t, const char *path, const char *name, struct copy
 	t->left_out = 0;
 	t->target[0] = t->path[0] = '\0';
 	if (len == 0 || len + 1 + strlen(name) >= sizeof(t->target))
-		return copy_failed(e, ENAMETOOLONG, "open", path);
+		return failed(e, ENAMETOOLONG, "open", path);
 	memcpy(t->target, path, len + 1);
 	if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode) || !name[0])
 		return 0;
 	if (strchr(name, '/') || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-		return copy_failed(e, EINVAL, "no name for a copy:", name);
+		return failed(e, EINVAL, "no name for a copy:", name);
 	append(t->target, sizeof(t->target), path[len - 1] == '/' ? "" : "/");
 	append(t->target, sizeof(t->target), name);
 	return 0;

@@ -53,6 +53,3 @@ int copy_take(struct copy_in *t, const struct frame *f, struct copy_err *e);
 
 /* Closes what is open. */
 void copy_close(struct copy_in *t);
-
-/* Fills `e`. -errno, or -EIO if that is 0. */
-int copy_failed(struct copy_err *e, int code, const char *verb, const char *path);

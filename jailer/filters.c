@@ -8,7 +8,7 @@
  * Each line is paid for: by the attacker's freedom, and by microseconds of every start.
  *
  * What is left out on purpose: rt_sigaction but for two signals before the start (so that the
- * handler that reports a violation cannot be replaced), mprotect and mmap with PROT_EXEC, execve,
+ * handler that reports a violation cannot be replaced), mprotect (vmm/base/musl.c), mmap with PROT_EXEC, execve,
  * ptrace, process_vm_*, kill, prctl but for a thread's name, fork and clone3 (whose flags are behind a
  * pointer), sockets of every family but AF_UNIX, ioctl but for the listed requests, and the futex
  * operations with priority inheritance. Attaching to a tap is allowed only if an interface is a placeholder,
@@ -112,9 +112,8 @@ const struct filter_rule filter_table[] = {
 	CALL(shutdown, MAIN, "the end of an API connection"),
 	CALL(close, MAIN, "API connections"),
 	CALL(fdatasync, MAIN, "block device: flush"),
-	CALL(fallocate, MAIN, "block device: discard and write zeroes; balloon: give back memory of a memfd"),
-	CALL(io_uring_enter, ALL, "block device: asynchronous requests; a reset waits for them. The ring itself allows reads, writes and syncs of the drive's files only"),
-	CALL(io_uring_register, MAIN, "PATCH /drives: another file in the ring", IS(1, IORING_REGISTER_FILES_UPDATE)),
+	CALL(fallocate, MAIN, "block device: discard and write zeroes; balloon: give back memory of a memfd; snapshot: no block for the last byte"),
+	CALL(io_uring_enter, ALL, "block device: asynchronous requests; a reset waits for them. The ring itself allows reads, writes and syncs only"),
 	CALL(openat2, MAIN, "PATCH /drives: another file; snapshot: new files; SIGUSR2: log and metrics again"),
 	CALL(fcntl, MAIN, "the same: flags of the file", IS(1, F_SETFL)),
 	CALL(fcntl, MAIN, "the same: a duplicate for the device", IS(1, F_DUPFD_CLOEXEC)),
@@ -134,10 +133,9 @@ const struct filter_rule filter_table[] = {
 	IOCTL(MAIN, KVM_SET_USER_MEMORY_REGION, "memory hotplug: a part of memory that the guest plugs or unplugs"),
 	IOCTL(MAIN, KVM_KVMCLOCK_CTRL, "resume: the guest's watchdogs are told of the pause"),
 	REFUSED(brk, MAIN, ENOMEM, "malloc: mmap() will do"),
-	CALL(mmap, MAIN, "malloc; guest memory and run areas of vCPUs before the start", WITHOUT(2, PROT_EXEC)),
+	CALL(mmap, MAIN, "malloc, stacks of threads; guest memory and run areas of vCPUs before the start", WITHOUT(2, PROT_EXEC)),
 	CALL(munmap, MAIN, "malloc"),
 	CALL(madvise, MAIN, "free", IS(2, MADV_FREE)),
-	CALL(mprotect, MAIN, "malloc: pages that it has reserved", WITHOUT(2, PROT_EXEC)),
 	REFUSED(mremap, MAIN, ENOMEM, "realloc: it copies instead"),
 	CALL(tkill, MAIN, "interrupt KVM_RUN", IS(1, SIGUSR1)),
 	CALL(tkill, MAIN, "abort() of a failed assertion", IS(1, SIGABRT)),
@@ -146,7 +144,6 @@ const struct filter_rule filter_table[] = {
 	CALL(tkill, MAIN, "end by the signal that asked for the end", IS(1, SIGQUIT)),
 
 	/* --- main thread: PUT /snapshot/create --- */
-	CALL(ftruncate, MAIN, "snapshot: size of the memory file"),
 	IOCTL(MAIN, FICLONE, "snapshot: what a diff leaves as it was"),
 	CALL(lseek, MAIN, "snapshot: data and holes of memory files"),
 	CALL(mincore, MAIN, "snapshot: memory that the guest never touched is not read"),
@@ -193,7 +190,7 @@ const struct filter_rule filter_table[] = {
 	CALL(sendmsg, BOOT, "restore: the memory's descriptor, to the process that brings it"),
 	CALL(eventfd2, BOOT, "interrupts and queue notifications"),
 	CALL(memfd_create, BOOT, "guest memory in a memfd", APART(1, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB | MFD_HUGE_2MB, 0)),
-	CALL(ftruncate, BOOT, "its size"),
+	CALL(ftruncate, BOOT, "its size, that of an overlay, that of a copy of a disk"),
 	CALL(bind, BOOT, "PUT /vsock"),
 	CALL(listen, BOOT, "PUT /vsock"),
 	CALL(getpgid, BOOT, "are we in the foreground of the terminal"),
@@ -203,7 +200,6 @@ const struct filter_rule filter_table[] = {
 	CALL(membarrier, BOOT, "musl before the first thread", IS(0, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)),
 	CALL(fsync, BOOT, "a new overlay"),
 	CALL(io_uring_setup, BOOT, "block device: the ring of an asynchronous drive"),
-	CALL(io_uring_register, BOOT, "block device: its files", IS(1, IORING_REGISTER_FILES)),
 	CALL(io_uring_register, BOOT, "block device: what it may do", IS(1, IORING_REGISTER_RESTRICTIONS)),
 	CALL(io_uring_register, BOOT, "block device: and that is final", IS(1, IORING_REGISTER_ENABLE_RINGS)),
 	CALL(fcntl, BOOT, "files: lose O_NONBLOCK after the open", IS(1, F_SETFL)),

@@ -128,8 +128,8 @@ static int write_memory(struct job *j, struct err *e)
 
 	if (r == 0 && j->merge)
 		r = memory_copy_rest(j->h->memory_fd, fd, &j->pages, e);
-	if (r == 0 && ftruncate(fd, (off_t)gmem_size(&j->m->mem)) < 0)
-		r = err_sys(e, "size the memory file");
+	if (r == 0)
+		r = fd_extend(fd, gmem_size(&j->m->mem), e);
 	if (r == 0)
 		r = memory_write(&j->m->mem, fd, &j->pages, !diff && !j->merge, &j->table, e);
 	if (r == 0 && j->merge) {

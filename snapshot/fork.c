@@ -179,8 +179,8 @@ static int create_memfd(uint64_t size, struct err *e)
 
 	if (fd < 0)
 		return err_sys(e, "create a memfd");
-	if (ftruncate(fd, (off_t)size) < 0)
-		return err_sys(e, "size a memfd to %llu bytes", (unsigned long long)size);
+	if (fd_extend(fd, size, e) < 0)
+		return err_wrap(e, "size a memfd");
 	return TAKE_FD(fd);
 }
 

@@ -81,8 +81,8 @@ static int first_round(void *arg, struct err *e)
 
 	if (j->merge)
 		r = memory_copy_rest(j->h->memory_fd, j->out.memory.fd, &l->rounds.next, e);
-	if (r == 0 && ftruncate(j->out.memory.fd, (off_t)gmem_size(&j->m->mem)) < 0)
-		r = err_sys(e, "size the memory file");
+	if (r == 0)
+		r = fd_extend(j->out.memory.fd, gmem_size(&j->m->mem), e);
 	return r < 0 ? r : copy_round(l, e);
 }
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -117,6 +118,32 @@ Test(fd, pread_full_reads_all_or_says_why)
 	cr_assert_eq(fd_pread_full(fd, buf, 0, 99), 0);
 	cr_assert_eq(fd_pread_full(fd, buf, 1, UINT64_MAX), -EINVAL);
 	cr_assert_eq(fd_pread_full(-1, buf, 1, 0), -EBADF);
+}
+
+Test(fd, extend_makes_a_hole_and_keeps_what_is_there)
+{
+	cleanup_fd int fd = memfd_create("extended", MFD_CLOEXEC);
+	char there[5] = {0};
+	struct err e;
+
+	cr_assert_eq(fd_extend(fd, 0, &e), 0);
+	cr_assert_eq(fd_extend(fd, 3 * 4096, &e), 0);
+	cr_assert_eq(fd_size(fd), 3 * 4096);
+	cr_expect_lt(lseek(fd, 0, SEEK_DATA), 0, "the last page is a hole too");
+	cr_assert_eq(fd_pwrite_full(fd, "last", 4, 3 * 4096 - 4), 0);
+	cr_assert_eq(fd_extend(fd, 4096, &e), 0);
+	cr_assert_eq(fd_extend(fd, 3 * 4096, &e), 0);
+	cr_assert_eq(fd_size(fd), 3 * 4096, "it never shrinks");
+	cr_assert_eq(fd_extend(fd, 3 * 4096 + 7, &e), 0);
+	cr_assert_eq(fd_pread_full(fd, there, 4, 3 * 4096 - 4), 0);
+	cr_expect_str_eq(there, "last");
+	/* In the page that its end is in. */
+	cr_assert_eq(fd_pwrite_full(fd, "more", 4, 3 * 4096), 0);
+	cr_assert_eq(fd_extend(fd, 4 * 4096, &e), 0);
+	cr_assert_eq(fd_pread_full(fd, there, 4, 3 * 4096), 0);
+	cr_expect_str_eq(there, "more");
+	cr_expect_lt(fd_extend(-1, 1, &e), 0);
+	cr_expect(strstr(e.msg, "1 bytes long"));
 }
 
 Test(fd, size_of_what_has_none)

@@ -252,7 +252,7 @@ Test(seccomp, other_abis_are_killed)
 Test(seccomp, few_calls_each_with_a_reason)
 {
 	/* Ratchets. Firecracker 1.16: 50 and 31 in the two threads that are one here, and 27. */
-	cr_expect_lt(seccomp_programs[SECCOMP_MAIN].calls, 42, "Firecracker allows 50");
+	cr_expect_lt(seccomp_programs[SECCOMP_MAIN].calls, 39, "Firecracker allows 50");
 	cr_expect_lt(seccomp_programs[SECCOMP_VCPU].calls, 13);
 	cr_expect_eq(seccomp_programs[SECCOMP_PLUG].calls, seccomp_programs[SECCOMP_MAIN].calls);
 	cr_expect_eq(seccomp_programs[SECCOMP_FORK].calls, seccomp_programs[SECCOMP_MAIN].calls + 2,

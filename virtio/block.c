@@ -262,7 +262,6 @@ int block_set_file(struct virtio_device *d, int fd, struct err *e)
 {
 	struct block *b = to_block(d);
 	int64_t size = fd < 0 ? 0 : fd_size(fd);
-	int r = 0;
 
 	if (b->overlay)
 		return update_failed(b, -EINVAL, e);
@@ -271,10 +270,6 @@ int block_set_file(struct virtio_device *d, int fd, struct err *e)
 	/* What is in flight belongs to the old file. */
 	wait_for_all(b);
 	end_queues(b);
-	if (b->async)
-		r = uring_set_file(&b->ring, 0, fd);
-	if (r < 0)
-		return update_failed(b, r, e);
 	fd_close(&b->fd);
 	b->fd = fd;
 	b->space.capacity = (uint64_t)size / BLOCK_SECTOR;
@@ -334,10 +329,9 @@ static int make_requests(struct block *b, struct err *e)
 	return 0;
 }
 
-static int make_ring(struct block *b, const struct block_config *cfg, struct err *e)
+static int make_ring(struct block *b, struct err *e)
 {
-	const int files[URING_FILES_MAX] = {cfg->fd, cfg->base_fd};
-	int r = uring_init(&b->ring, files, cfg->overlay ? 2 : 1, e);
+	int r = uring_init(&b->ring, e);
 
 	if (r < 0)
 		return r;
@@ -417,7 +411,7 @@ struct virtio_device *block_create(const struct block_config *cfg, const struct 
 	if (r == 0)
 		r = make_requests(b, e);
 	if (r == 0 && cfg->async)
-		r = make_ring(b, cfg, e);
+		r = make_ring(b, e);
 	if (r < 0) {
 		err_wrap(e, "block '%s'", cfg->id);
 		block_destroy(&b->dev);

@@ -236,15 +236,16 @@ static void prepare(struct block *b, struct block_part *p)
 {
 	struct block_request *req = p->req;
 	struct iovec *iov = &b->arena[b->arena_used];
+	int fd = p->base ? b->base_fd : b->fd;
 	int n = virtq_chain_slice(&req->chain, chain_part(req), data_start(req) + p->at, p->len,
 				  iov);
 
 	b->arena_used += (unsigned)n;
 	p->op.done = part_done;
 	if (req->type == BLOCK_T_IN)
-		uring_readv(&b->ring, &p->op, p->base, iov, (unsigned)n, p->off);
+		uring_readv(&b->ring, &p->op, fd, iov, (unsigned)n, p->off);
 	else
-		uring_writev(&b->ring, &p->op, 0, iov, (unsigned)n, p->off);
+		uring_writev(&b->ring, &p->op, fd, iov, (unsigned)n, p->off);
 }
 
 /* Hands over what is prepared; the kernel has copied the arena then. */
@@ -330,7 +331,7 @@ static void start_flush(struct block_request *req)
 		refuse(req, BLOCK_S_UNSUPP);
 	} else if (b->async && !map && make_room(b, req)) {
 		req->part[0] = (struct block_part){.op.done = flush_done, .req = req};
-		uring_fdatasync(&b->ring, &req->part[0].op, 0);
+		uring_fdatasync(&b->ring, &req->part[0].op, b->fd);
 	} else if (map) {
 		metric_inc(&b->count.overlay_flush_count);
 		end_flush(req, overlay_flush(b->overlay));

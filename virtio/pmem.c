@@ -116,7 +116,7 @@ static void begin_sync(struct pmem *p)
 		return;
 	}
 	p->syncing = true;
-	uring_fdatasync(&p->ring, &p->sync, 0);
+	uring_fdatasync(&p->ring, &p->sync, p->fd);
 	/* The kernel takes none for want of memory: rather slowly than not at all. */
 	if (uring_submit(&p->ring) < 0)
 		uring_wait(&p->ring);
@@ -318,11 +318,11 @@ static const struct virtio_ops pmem_ops = {
 };
 
 /* Hosts may forbid io_uring: then without it. */
-static int make_ring(struct pmem *p, int fd, struct err *e)
+static int make_ring(struct pmem *p, struct err *e)
 {
 	struct err why;
 
-	if (p->read_only || uring_init(&p->ring, &fd, 1, &why) < 0)
+	if (p->read_only || uring_init(&p->ring, &why) < 0)
 		return 0;
 	p->watch = (struct loop_source){
 		.fd = uring_fd(&p->ring),
@@ -364,7 +364,7 @@ struct virtio_device *pmem_create(const struct pmem_setup *setup, const struct v
 		.num_queues = 1,
 		.env = *env,
 	};
-	if (make_ring(p, setup->fd, e) < 0) {
+	if (make_ring(p, e) < 0) {
 		err_wrap(e, "pmem '%s'", setup->id);
 		pmem_destroy(&p->dev);
 		return NULL;

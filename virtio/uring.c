@@ -13,21 +13,18 @@ static int ring_register(const struct io_uring *ring, unsigned op, const void *a
 	return syscall(SYS_io_uring_register, ring->ring_fd, op, arg, n) < 0 ? -errno : 0;
 }
 
-static int restrict_to_files(struct io_uring *ring)
+static int restrict_it(struct io_uring *ring)
 {
 	struct io_uring_restriction r[] = {
 		{.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READV},
 		{.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITEV},
 		{.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_FSYNC},
-		{.opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED, .sqe_flags = IOSQE_FIXED_FILE},
-		{.opcode = IORING_RESTRICTION_REGISTER_OP,
-		 .register_op = IORING_REGISTER_FILES_UPDATE},
 	};
 
 	return ring_register(ring, IORING_REGISTER_RESTRICTIONS, r, ARRAY_SIZE(r));
 }
 
-int uring_init(struct uring *u, const int *files, unsigned count, struct err *e)
+int uring_init(struct uring *u, struct err *e)
 {
 	struct io_uring_params p = {.flags = IORING_SETUP_R_DISABLED};
 	int r;
@@ -42,9 +39,7 @@ int uring_init(struct uring *u, const int *files, unsigned count, struct err *e)
 	if (!(p.features & IORING_FEAT_SUBMIT_STABLE) || !(p.features & IORING_FEAT_NODROP))
 		r = -EOPNOTSUPP;
 	if (r == 0)
-		r = io_uring_register_files(&u->ring, files, count);
-	if (r == 0)
-		r = restrict_to_files(&u->ring);
+		r = restrict_it(&u->ring);
 	if (r == 0)
 		r = ring_register(&u->ring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 	if (r < 0) {
@@ -66,13 +61,6 @@ int uring_fd(const struct uring *u)
 	return u->ring.ring_fd > 0 ? u->ring.ring_fd : -1;
 }
 
-int uring_set_file(struct uring *u, unsigned index, int fd)
-{
-	int r = io_uring_register_files_update(&u->ring, index, &fd, 1);
-
-	return r < 0 ? r : 0;
-}
-
 /* As many as fit into both queues: so the completion queue never overflows. */
 bool uring_has_room(const struct uring *u, unsigned n)
 {
@@ -80,32 +68,30 @@ bool uring_has_room(const struct uring *u, unsigned n)
 	       u->in_flight + n <= *u->ring.cq.kring_entries;
 }
 
-static struct io_uring_sqe *prepare(struct uring *u, struct uring_op *op, uint8_t opcode,
-				    unsigned file, const struct iovec *iov, unsigned n,
-				    uint64_t off)
+static struct io_uring_sqe *prepare(struct uring *u, struct uring_op *op, uint8_t opcode, int file,
+				    const struct iovec *iov, unsigned n, uint64_t off)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
 
-	io_uring_prep_rw(opcode, sqe, (int)file, iov, n, off);
-	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+	io_uring_prep_rw(opcode, sqe, file, iov, n, off);
 	io_uring_sqe_set_data(sqe, op);
 	u->in_flight++;
 	return sqe;
 }
 
-void uring_readv(struct uring *u, struct uring_op *op, unsigned file, const struct iovec *iov,
+void uring_readv(struct uring *u, struct uring_op *op, int file, const struct iovec *iov,
 		 unsigned n, uint64_t off)
 {
 	prepare(u, op, IORING_OP_READV, file, iov, n, off);
 }
 
-void uring_writev(struct uring *u, struct uring_op *op, unsigned file, const struct iovec *iov,
+void uring_writev(struct uring *u, struct uring_op *op, int file, const struct iovec *iov,
 		  unsigned n, uint64_t off)
 {
 	prepare(u, op, IORING_OP_WRITEV, file, iov, n, off);
 }
 
-void uring_fdatasync(struct uring *u, struct uring_op *op, unsigned file)
+void uring_fdatasync(struct uring *u, struct uring_op *op, int file)
 {
 	prepare(u, op, IORING_OP_FSYNC, file, NULL, 0, 0)->fsync_flags = IORING_FSYNC_DATASYNC;
 }

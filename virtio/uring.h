@@ -13,8 +13,10 @@
  * uring_submit() returns, and no event is needed for it. For the rest the ring's descriptor becomes
  * readable.
  *
- * The ring is restricted (IORING_REGISTER_RESTRICTIONS) to readv, writev and fsync on registered
- * files, so that it is no way around the seccomp filter.
+ * The ring is restricted (IORING_REGISTER_RESTRICTIONS) to readv, writev and fsync, which the seccomp filter allows on any
+ * descriptor too, so that it is no way around it. Files are not registered: to put another one in the place
+ * of one that is would take a system call which nothing else needs, and a killed process would keep them open,
+ * and locked, for as long as the kernel takes to end its rings.
  *
  * All functions: the owner's lock held. Nothing but uring_init() allocates.
  */
@@ -24,8 +26,7 @@
 
 #include "vmm/base/err.h"
 
-#define URING_ENTRIES	256u
-#define URING_FILES_MAX 2u
+#define URING_ENTRIES 256u
 
 /* Embedded by the caller into what it waits for; stays where it is until done() was called. */
 struct uring_op {
@@ -38,14 +39,11 @@ struct uring {
 	unsigned in_flight; /* prepared or submitted, done() not yet called */
 };
 
-/* A ring with `files` (not owned, `count` of them) registered as 0, 1, ... */
-int uring_init(struct uring *u, const int *files, unsigned count, struct err *e);
+int uring_init(struct uring *u, struct err *e);
 /* Nothing is in flight. A zeroed one is fine. */
 void uring_finish(struct uring *u);
 /* To be watched for EPOLLIN; -1 when there is no ring. Not the caller's. */
 int uring_fd(const struct uring *u);
-/* Puts another file in the place of registered file `index`. Nothing is in flight. */
-int uring_set_file(struct uring *u, unsigned index, int fd);
 
 /* Room for `n` more operations. */
 bool uring_has_room(const struct uring *u, unsigned n);
@@ -53,11 +51,11 @@ bool uring_has_room(const struct uring *u, unsigned n);
  * Prepare one operation each; there is room. `iov` must stay until uring_submit() has returned 0,
  * the buffers until done().
  */
-void uring_readv(struct uring *u, struct uring_op *op, unsigned file, const struct iovec *iov,
+void uring_readv(struct uring *u, struct uring_op *op, int file, const struct iovec *iov,
 		 unsigned n, uint64_t off);
-void uring_writev(struct uring *u, struct uring_op *op, unsigned file, const struct iovec *iov,
+void uring_writev(struct uring *u, struct uring_op *op, int file, const struct iovec *iov,
 		  unsigned n, uint64_t off);
-void uring_fdatasync(struct uring *u, struct uring_op *op, unsigned file);
+void uring_fdatasync(struct uring *u, struct uring_op *op, int file);
 
 /* Hands over all that was prepared. 0, or -errno: what the kernel did not take stays prepared. */
 int uring_submit(struct uring *u);

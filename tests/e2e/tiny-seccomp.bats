@@ -58,7 +58,6 @@ lives() { # lives THREAD NR ARGS...
 		dies mprotect $thread 10 0x1000 0x1000 4
 		dies ioctl $thread 16 0 0x5412
 	done
-	# mprotect is there before the start, but never for code.
 	dies mmap boot 9 0 4096 7 0x22 -1
 	dies mmap main 9 0 4096 5 0x22 -1
 	dies mmap vcpu 9 0 4096 3 0x22 -1

@@ -281,6 +281,23 @@ int fd_pread_full(int fd, void *buf, size_t len, uint64_t off)
 	return 0;
 }
 
+int fd_extend(int fd, uint64_t size, struct err *e)
+{
+	const int64_t now = fd_size(fd), page = 4096;
+	int r = now < 0 ? (int)now : 0;
+
+	if (r == 0 && (uint64_t)now < size) {
+		const int64_t last = (int64_t)(size - 1) / page * page;
+
+		r = fd_pwrite_full(fd, "", 1, size - 1);
+		if (r == 0 && now <= last)
+			fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, last, page);
+	}
+	return r < 0 ? err_set(e, -r, "make it %llu bytes long: %s", (unsigned long long)size,
+			       strerror(-r))
+		     : 0;
+}
+
 int fd_write_full(int fd, const void *buf, size_t len)
 {
 	const char *p = buf;

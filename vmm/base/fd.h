@@ -71,6 +71,12 @@ int fd_pread_full(int fd, void *buf, size_t len, uint64_t off);
 /* All `len` bytes at `off`, or -errno. Restarts on EINTR. */
 int fd_pwrite_full(int fd, const void *buf, size_t len, uint64_t off);
 
+/*
+ * Makes a file at least `size` bytes long, as ftruncate(2) would and by calls that the filters allow anyway; what is new is a
+ * hole, but for the last page where the file system cannot make one. 0, or -errno with `e` filled.
+ */
+int fd_extend(int fd, uint64_t size, struct err *e);
+
 /* Writes all `len` bytes to a stream; -errno (also -EAGAIN half-way on a non-blocking one). */
 int fd_write_full(int fd, const void *buf, size_t len);
 
@@ -83,7 +89,7 @@ void fd_unlock(int fd);
 
 /*
  * fd_try_lock() that waits up to 100 ms: the kernel takes apart the io_uring of a process that was
- * killed after its end, and the files registered with it stay open until then.
+ * killed after its end, and a file that a request is in flight for stays open until then.
  */
 int fd_lock(int fd, bool exclusive);
 

@@ -26,6 +26,7 @@ static const struct hint hints[] = {
 	{{"uds_path", "in use"}, "rm SOCKET, if nobody uses it; or another --vsock"},
 	{{"uds_path"}, "another --vsock, or --no-vsock"},
 	{{"track_dirty_pages"}, "sporectl run --track-dirty ..., or snapshot without --diff"},
+	{{"memory_backend"}, "sporectl run --forkable ..., then fork"},
 	{{"oo many open files"}, "ulimit -n 4096"},
 	{{"No space left"}, "df -h"},
 	{{"not a snapshot"}, "spore --describe-snapshot FILE"},

@@ -201,6 +201,29 @@ int launch_start(struct ctl *c, struct launch *l, const json_t *config, bool rem
 	return r;
 }
 
+void launch_overrides(const struct vms_vm *vm, const json_t *config, const struct ctl_list *taps,
+		      unsigned *next, json_t *body)
+{
+	json_t *list = json_array(), *net;
+	char path[VMS_PATH_MAX];
+	size_t i;
+
+	vms_path(vm, "vsock.sock", path);
+	if (json_is_object(json_object_get(config, "vsock")))
+		json_object_set_new(body, "vsock_override", json_pack("{s:s}", "uds_path", path));
+	json_array_foreach(json_object_get(config, "network-interfaces"), i, net)
+	{
+		if (*next < taps->count)
+			json_array_append_new(list,
+					      json_pack("{s:O, s:s}", "iface_id",
+							json_object_get(net, "iface_id"),
+							"host_dev_name", taps->item[(*next)++]));
+	}
+	if (json_array_size(list))
+		json_object_set(body, "network_overrides", list);
+	json_decref(list);
+}
+
 /* A guest that has ended by itself needs no words. */
 static void explain_end(struct ctl *c, const struct launch *l, const struct console_end *end)
 {

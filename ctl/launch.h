@@ -31,6 +31,13 @@ int launch_start(struct ctl *c, struct launch *l, const json_t *config, bool rem
 void launch_cancel(struct launch *l);
 
 /*
+ * Into `body`, a request to load: what is another one's in `vm`, which is made of one with the configuration `config`: its
+ * vsock socket, and taps->item[*next...] for its interfaces, as far as they go; *next is behind those.
+ */
+void launch_overrides(const struct vms_vm *vm, const json_t *config, const struct ctl_list *taps,
+		      unsigned *next, json_t *body);
+
+/*
  * What run, restore and clone have in common behind the start: attaches, and says how it ended. Returns the exit
  * code. `end` may be NULL.
  */

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "ctl/http.h"
+#include "ctl/table.h"
 #include "vmm/base/fd.h"
 
 static void set_integer(json_t *row, const char *key, uint64_t value)
@@ -162,4 +163,18 @@ json_t *stat_all(struct ctl *c, struct err *e)
 	}
 	free(list);
 	return rows;
+}
+
+int stat_show(struct ctl *c, json_t *rows)
+{
+	static const struct table_column columns[] = {
+		{"name", "NAME", TABLE_TEXT},	 {"pid", "PID", TABLE_NUMBER},
+		{"state", "STATE", TABLE_STATE}, {"rss", "RSS", TABLE_BYTES},
+		{"pss", "PSS", TABLE_BYTES},	 {"shared", "SHARED", TABLE_BYTES},
+	};
+
+	if (json_array_size(rows) || c->json)
+		return table_show(c, columns, ARRAY_SIZE(columns), rows);
+	json_decref(rows);
+	return 0;
 }

@@ -13,6 +13,9 @@ json_t *stat_one(struct ctl *c, const struct vms_vm *vm);
 /* An array of all; NULL with `e` filled. */
 json_t *stat_all(struct ctl *c, struct err *e);
 
+/* Rows of microVMs that were made at once, as a table or JSON. Takes `rows`. Returns the exit code. */
+int stat_show(struct ctl *c, json_t *rows);
+
 /* Sums of /proc/PID/smaps_rollup and /proc/PID/stat, as texts of these files. */
 void stat_read_rollup(const char *text, json_t *row);
 /* Seconds of CPU used, and the start in seconds after boot; false: not such a text. */

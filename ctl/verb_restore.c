@@ -8,7 +8,6 @@
 #include "ctl/http.h"
 #include "ctl/launch.h"
 #include "ctl/stat.h"
-#include "ctl/table.h"
 #include "ctl/verbs.h"
 
 struct args {
@@ -28,39 +27,19 @@ static void set_path(json_t *body, const char *key, const char *dir, const char 
 	json_object_set_new(body, key, json_string(path));
 }
 
-/* What is another one's in each: its vsock socket, and the taps, if they were given. */
-static void add_overrides(const struct args *a, const struct vms_vm *vm, const json_t *config,
-			  json_t *body)
-{
-	const json_t *nets = json_object_get(config, "network-interfaces");
-	char path[VMS_PATH_MAX];
-	json_t *list = json_array();
-
-	vms_path(vm, "vsock.sock", path);
-	if (json_is_object(json_object_get(config, "vsock")))
-		json_object_set_new(body, "vsock_override", json_pack("{s:s}", "uds_path", path));
-	for (unsigned i = 0; i < a->taps.count && i < json_array_size(nets); i++)
-		json_array_append_new(
-			list, json_pack("{s:O, s:s}", "iface_id",
-					json_object_get(json_array_get(nets, i), "iface_id"),
-					"host_dev_name", a->taps.item[i]));
-	if (json_array_size(list))
-		json_object_set(body, "network_overrides", list);
-	json_decref(list);
-}
-
 static int load(struct ctl *c, const struct args *a, const struct vms_vm *vm, const char *dir,
 		const json_t *config, struct err *e)
 {
 	json_t *body = json_pack("{s:b, s:{s:s}}", "resume_vm", !a->paused, "mem_backend",
 				 "backend_type", "File");
 	char socket[VMS_PATH_MAX];
+	unsigned taps = 0;
 	int r;
 
 	vms_path(vm, "api.sock", socket);
 	set_path(body, "snapshot_path", dir, "state");
 	set_path(json_object_get(body, "mem_backend"), "backend_path", dir, "memory");
-	add_overrides(a, vm, config, body);
+	launch_overrides(vm, config, &a->taps, &taps, body);
 	r = http_send(c, socket, "PUT", "/snapshot/load", body, e);
 	return r;
 }
@@ -197,11 +176,6 @@ int verb_clone(struct ctl *c, int argc, char **argv)
 			    "# each gets an identity of its own, if its guest runs the agent:\n"
 			    "sporectl identity web-1\n",
 	};
-	static const struct table_column columns[] = {
-		{"name", "NAME", TABLE_TEXT},	 {"pid", "PID", TABLE_NUMBER},
-		{"state", "STATE", TABLE_STATE}, {"rss", "RSS", TABLE_BYTES},
-		{"pss", "PSS", TABLE_BYTES},	 {"shared", "SHARED", TABLE_BYTES},
-	};
 	struct args a = {.count = 1, .name = "clone"};
 	json_t *config, *rows;
 	char dir[PATH_MAX];
@@ -213,7 +187,7 @@ int verb_clone(struct ctl *c, int argc, char **argv)
 	rows = json_array();
 	code = clone_all(c, &a, dir, config, rows);
 	json_decref(config);
-	if (table_show(c, columns, ARRAY_SIZE(columns), rows) != 0)
+	if (stat_show(c, rows) != 0)
 		code = CTL_FAILED;
 	return code;
 }

@@ -19,7 +19,7 @@ struct args {
 	const char *name, *config, *kernel, *initrd, *rootfs, *overlay, *cmdline, *append, *vsock;
 	struct ctl_list drives, taps;
 	uint64_t cpus, memory, cid;
-	bool read_only, no_vsock, track_dirty, detach, rm;
+	bool read_only, no_vsock, track_dirty, forkable, detach, rm;
 	int command_count;
 	char **command; /* NULL: none */
 };
@@ -49,6 +49,7 @@ static const struct ctl_option options[] = {
 	{"no-vsock", 0, CTL_FLAG, AT(no_vsock), NULL, "no vsock device: no exec, no cp"},
 	{"track-dirty", 0, CTL_FLAG, AT(track_dirty), NULL,
 	 "log written pages, for snapshot --diff"},
+	{"forkable", 0, CTL_FLAG, AT(forkable), NULL, "memory that children can share, for fork"},
 	{"config", 0, CTL_TEXT, AT(config), "FILE",
 	 "a config file of spore or Firecracker to begin with; other options change it"},
 	{"detach", 'd', CTL_FLAG, AT(detach), NULL, "leave it in the background, print its name"},
@@ -215,6 +216,8 @@ static void add_machine(const struct args *a, json_t *root)
 				    json_integer((json_int_t)(a->memory >> 20)));
 	if (a->track_dirty)
 		json_object_set_new(machine, "track_dirty_pages", json_true());
+	if (a->forkable)
+		json_object_set_new(machine, "memory_backend", json_string("Memfd"));
 }
 
 static void add_devices(const struct args *a, const struct vms_vm *vm, json_t *root)

@@ -109,6 +109,93 @@ told() {
 	"$CTL" stop --now $("$CTL" ps -q)
 }
 
+@test "docs/fork.md and docs/migration.md: sporectl, as they are printed" {
+	load ../lib/docs.bash
+	"$CTL" run -d -n web -k "$GUEST/echo.elf" --forkable
+	sporectl() { "$CTL" "$@"; }
+	eval "$(block "$TOP/docs/fork.md" 'sporectl fork')"
+	eval "$(block "$TOP/docs/migration.md" 'sporectl migrate')"
+	[ "$("$CTL" ps --json | jq -c 'map([.name, .state])')" = \
+		'[["web","ended"],["web-1","running"],["web-2","running"],["web-3","running"],["web2","running"]]' ]
+}
+
+@test "fork: children with disks of their own, of a parent that goes on" {
+	"$CTL" run -d -n plain -k "$GUEST/echo.elf"
+	advises "sporectl run --forkable" fork plain
+	[ "$("$CTL" ps -q)" = plain ]
+	"$CTL" stop --now plain
+	head -c 1M /dev/urandom >"$BATS_TEST_TMPDIR/disk"
+	mkdir "$BATS_TEST_TMPDIR/disks"
+	"$CTL" run -d -n e -k "$GUEST/echo.elf" --forkable --drive "$BATS_TEST_TMPDIR/disk"
+	told e ready
+	[ "$("$CTL" fork --json -c 3 e | jq 'map(.name) == ["e-1", "e-2", "e-3"] and all(.state == "running")')" = true ]
+	cmp "$BATS_TEST_TMPDIR/disk" "$SPORE_STATE/e-3/disk1.disk"
+	[ "$(printf 'xyq' | "$CTL" console e-2 | tr -d '\r')" = xy ]
+	"$CTL" fork --rm --paused -n p --disks "$BATS_TEST_TMPDIR/disks" e >/dev/null
+	[ "$("$CTL" ps --json | jq -r '.[] | select(.name == "p-1") | .state')" = paused ]
+	cmp "$BATS_TEST_TMPDIR/disk" "$BATS_TEST_TMPDIR/disks/p-1-disk1"
+	# One whose name is in use is reported, and one that cannot be leaves nothing; their siblings live.
+	run "$CTL" fork -c 4 e
+	[ "$status" = 1 ]
+	[[ $output == *"e-1"*"in use"*"e-4"* ]] || fail "$output"
+	advises "--count" fork -c 65 e
+	advises "mkdir" fork --disks /nonexistent e
+	advises "sporectl ps" fork nobody
+	"$CTL" stop --now e-1
+	"$CTL" rm e-1
+	[ ! -e "$SPORE_STATE/e-1" ] || fail "something is left of it"
+	[ "$("$CTL" ps --json | jq -r '.[] | select(.name == "e") | .state')" = running ]
+	"$CTL" rm --all --force >/dev/null
+}
+
+# waits NAME: until it waits for one that moves.
+waits() {
+	for _ in $(seq 500); do
+		[ "$(curl -sS --unix-socket "$SPORE_STATE/$1/api.sock" http://localhost/vm/migrate 2>/dev/null | jq -r .status)" = setup ] && return
+		sleep 0.02
+	done
+	fail "$1 does not wait"
+}
+
+@test "migrate and receive: here, and over a socket" {
+	local move=$BATS_TEST_TMPDIR/move pid
+	truncate -s 1M "$BATS_TEST_TMPDIR/disk"
+	"$CTL" run -d -n a -k "$GUEST/echo.elf" --drive "$BATS_TEST_TMPDIR/disk"
+	told a ready
+	[ "$("$CTL" migrate -n b a)" = b ]
+	[ "$("$CTL" ps --json | jq -c 'map([.name, .state, .status])')" = '[["a","ended",4],["b","running",null]]' ]
+	advises "another --name" migrate -n b b
+	[ "$("$CTL" ps --json | jq -r '.[] | select(.name == "b") | .state')" = running ]
+	# The target has another path for the disk, which is the same.
+	ln "$BATS_TEST_TMPDIR/disk" "$BATS_TEST_TMPDIR/same"
+	"$CTL" receive -n c --drive "disk1=$BATS_TEST_TMPDIR/same" "$move" >"$BATS_TEST_TMPDIR/said" 3>&- &
+	pid=$!
+	waits c
+	"$CTL" migrate --to "$move" --downtime 1000 b
+	wait "$pid"
+	[ "$(cat "$BATS_TEST_TMPDIR/said")" = c ]
+	[ "$(printf 'xyq' | "$CTL" console c | tr -d '\r')" = xy ]
+	# What the target refuses goes on here.
+	"$CTL" run -d -n d -k "$GUEST/echo.elf" --no-vsock
+	"$CTL" receive -n x "$move" >"$BATS_TEST_TMPDIR/said" 2>&1 3>&- &
+	pid=$!
+	waits x
+	run "$CTL" migrate --to "$move" d
+	[ "$status" = 1 ]
+	[[ $output == *"the target refused"*vsock* ]] || fail "$output"
+	[ "$("$CTL" ps --json | jq -r '.[] | select(.name == "d") | .state')" = running ]
+	# Who waits in vain may be told so, and leaves nothing.
+	waits x
+	kill -TERM "$pid"
+	! wait "$pid" || fail "it did not fail: $(cat "$BATS_TEST_TMPDIR/said")"
+	grep -q "waiting for another one" "$BATS_TEST_TMPDIR/said" || fail "$(cat "$BATS_TEST_TMPDIR/said")"
+	[ ! -e "$SPORE_STATE/x" ] || fail "something is left of it"
+	[ ! -e "$move" ] || fail "the socket is still there"
+	advises "migrate --help" migrate --to "$move" d
+	advises "receive --help" receive --tap eth0 "$move"
+	"$CTL" stop --now d
+}
+
 @test "events, metrics, doctor" {
 	"$CTL" run -d -n e -k "$GUEST/echo.elf"
 	[ "$("$CTL" events --until started e | jq -r .event)" = started ]

@@ -6,7 +6,7 @@
  * needed, and root is only needed where fakeroot is not enough.
  *
  * A source is not trusted: what it unpacks stays below its directory (tar and umoci see to it, image_dress() resolves
- * its links inside), and that is ours alone (0700) while it exists.
+ * its links inside), and that is ours alone (0700) while it exists. What it takes there is limited while it grows.
  */
 #pragma once
 
@@ -33,14 +33,19 @@ struct image {
 	char work[PATH_MAX /
 		  2]; /* a directory for what is in between; "tree" in it is the result */
 	char digest[65];
+	uint64_t limit;	       /* bytes that `work` may take; 0: half of what is free */
 	uint64_t bytes, files; /* of the tree, in blocks of 4 KiB; after image_dress() */
+	uint64_t length;       /* the same with the holes of its files */
 };
 
 /* Looks what `source` is. 0 or -errno. */
 int image_open(struct image *im, struct err *e);
 /* Fills `digest`: the same for the same content. `work` exists. */
 int image_digest(struct image *im, struct err *e);
+/* -EFBIG: more than the limit. */
 int image_unpack(struct image *im, struct err *e);
+/* The tool's allowed() for what writes below `work`; `arg` is the image. Fills `bytes`, `files` and `length` of all there. */
+int image_allowed(void *arg, struct err *e);
 /* The agent, an init if there is none, the directories that it mounts upon. `agent` NULL: only measures. */
 int image_dress(struct image *im, const char *agent, struct err *e);
 

@@ -3,8 +3,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "ctl/image.h"
@@ -48,28 +50,20 @@ static const char *compression(int fd)
 	return NULL;
 }
 
-/* 1, 0, or -EINTR. */
-static int tar_has(struct ctl *c, const char *file, const char *member, struct err *e)
-{
-	char out[64];
-	struct tool t = {.output = out, .size = sizeof(out)};
-	const char *argv[] = {"tar", "-tf", file, "--occurrence=1", member, NULL};
-	int r = tool_run(c, &t, argv, e);
-
-	return r == -EINTR ? r : r == 0;
-}
-
-/* Container images are archives of archives: few members, so that looking costs little. */
+/* An archive of `docker save` may be both. What is no archive at all, unpacking tells. */
 static int open_archive(struct image *im, struct err *e)
 {
-	int oci = tar_has(im->c, im->source, "oci-layout", e);
-	int docker = oci == 0 ? tar_has(im->c, im->source, "manifest.json", e) : 0;
+	static const char script[] = "tar --force-local -tf \"$0\" 2>/dev/null | "
+				     "grep -xE '(\\./)?(oci-layout|manifest\\.json)' | sort -u";
+	char out[128];
+	struct tool t = {.output = out, .size = sizeof(out)};
+	const char *argv[] = {"sh", "-c", script, im->source, NULL};
+	int r = tool_run(im->c, &t, argv, e);
 
-	im->c->hint[0] = '\0';
-	if (oci < 0 || docker < 0)
-		return -EINTR;
-	im->kind = oci ? IMAGE_OCI_ARCHIVE : docker ? IMAGE_DOCKER_ARCHIVE : IMAGE_TAR;
-	return 0;
+	im->kind = strstr(out, "oci-layout")	  ? IMAGE_OCI_ARCHIVE
+		   : strstr(out, "manifest.json") ? IMAGE_DOCKER_ARCHIVE
+						  : IMAGE_TAR;
+	return r;
 }
 
 int image_open(struct image *im, struct err *e)
@@ -216,28 +210,35 @@ static int unpack_tar(struct image *im, const char *file, struct err *e)
 			 .total = size_of(fd),
 			 .done = tool_offset,
 			 .arg = &fd,
-			 .fakeroot = im->fakeroot};
+			 .fakeroot = im->fakeroot,
+			 .allowed = image_allowed,
+			 .allowed_arg = im};
 	const char *how = fd >= 0 ? compression(fd) : NULL;
 	const char *argv[] = {"tar", "-x", "-p", "--numeric-owner", "-f", "-", "-C",
 			      tree,  how,  NULL};
+	int r;
 
 	if (fd < 0)
 		return err_sys(e, "open '%s'", file);
 	snprintf(tree, sizeof(tree), "%s/tree", im->work);
 	if (mkdir(tree, 0755) < 0)
 		return err_sys(e, "mkdir '%s'", tree);
-	if (tool_run(im->c, &t, argv, e) == 0)
-		return 0;
-	if (strstr(e->msg, "not look like a tar"))
+	r = tool_run(im->c, &t, argv, e);
+	if (r == -ECHILD && strstr(e->msg, "not look like a tar"))
 		ctl_hint(im->c, "file %s; it takes a directory, a tar or a container image", file);
-	return -e->code;
+	else if (r == -ECHILD)
+		ctl_hint(im->c, "tar -tvf %s; what leads outside is refused", file);
+	return r;
 }
 
 static int copy_directory(struct image *im, struct err *e)
 {
 	char from[PATH_MAX], tree[PATH_MAX];
-	struct tool t = {.title = "copying", .fakeroot = im->fakeroot};
-	const char *argv[] = {"cp", "-a", "-x", "--reflink=auto", from, tree, NULL};
+	struct tool t = {.title = "copying",
+			 .fakeroot = im->fakeroot,
+			 .allowed = image_allowed,
+			 .allowed_arg = im};
+	const char *argv[] = {"cp", "-a", "-x", "--reflink=auto", "--", from, tree, NULL};
 
 	snprintf(from, sizeof(from), "%s/.", im->source);
 	snprintf(tree, sizeof(tree), "%s/tree", im->work);
@@ -280,6 +281,15 @@ static void put_words(FILE *f, const json_t *words)
 	}
 }
 
+/* Others do exist: Env of a container is no shell's. */
+static bool is_variable(const char *s)
+{
+	size_t n = strcspn(s, "=");
+
+	return s[n] && n && !strchr("0123456789", s[0]) &&
+	       strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789") == n;
+}
+
 /* Beside the tree until image_dress() puts it in. */
 static void write_command(const struct image *im, const json_t *image)
 {
@@ -296,8 +306,11 @@ static void write_command(const struct image *im, const json_t *image)
 	fputs("#!/bin/sh\n# What the container image says that is run.\n", f);
 	json_array_foreach(json_object_get(config, "Env"), i, w)
 	{
-		json_t *one = json_pack("[O]", w);
+		json_t *one;
 
+		if (!json_is_string(w) || !is_variable(json_string_value(w)))
+			continue;
+		one = json_pack("[O]", w);
 		fputs("export", f);
 		put_words(f, one);
 		fputc('\n', f);
@@ -318,45 +331,85 @@ static void write_command(const struct image *im, const json_t *image)
 	fclose(f);
 }
 
-static int unpack_container(struct image *im, struct err *e)
+/* Into `work`, under names without a colon: skopeo and umoci take what follows one for a tag. */
+static int copy_container(struct image *im, struct err *e)
 {
 	static const char *const transport[] = {[IMAGE_OCI] = "oci",
 						[IMAGE_OCI_ARCHIVE] = "oci-archive",
 						[IMAGE_DOCKER_ARCHIVE] = "docker-archive"};
-	char from[PATH_MAX], to[PATH_MAX], tree[PATH_MAX], config[65536];
-	struct tool copy = {.package = "skopeo", .title = "reading layers"};
-	struct tool inspect = {.package = "skopeo", .output = config, .size = sizeof(config)};
-	struct tool unpack = {.package = "umoci", .title = "unpacking layers"};
-	/* Whose image it is, its user has decided; the policy is about registries. */
-	const char *copy_argv[] = {"skopeo", "--insecure-policy", "copy", "-q", from, to, NULL};
-	const char *inspect_argv[] = {"skopeo", "inspect", "--config", to, NULL};
-	const char *argv[] = {"umoci",
-			      "raw",
-			      "unpack",
-			      "--image",
-			      to + 4,
-			      tree,
-			      im->fakeroot ? "--rootless" : NULL,
+	char from[PATH_MAX], here[PATH_MAX];
+	struct tool t = {.package = "skopeo",
+			 .title = "reading layers",
+			 .dir = im->work,
+			 .allowed = image_allowed,
+			 .allowed_arg = im};
+	/*
+	 * Whose image it is, its user has decided; the policy is about registries. gzip is what every umoci
+	 * knows.
+	 */
+	const char *argv[] = {"skopeo",
+			      "--insecure-policy",
+			      "--tmpdir=.",
+			      "copy",
+			      "-q",
+			      "--dest-compress",
+			      "--dest-compress-format=gzip",
+			      from,
+			      "oci:oci:image",
 			      NULL};
-	json_t *image;
-	int r;
 
-	snprintf(from, sizeof(from), "%s:%s%s%s", transport[im->kind], im->source,
-		 im->tag ? ":" : "", im->tag ? im->tag : "");
-	snprintf(to, sizeof(to), "oci:%s/oci:image", im->work);
-	snprintf(tree, sizeof(tree), "%s/tree", im->work);
-	r = tool_run(im->c, &copy, copy_argv, e);
-	if (r == 0)
-		r = tool_run(im->c, &inspect, inspect_argv, e);
-	if (r == 0)
-		r = tool_run(im->c, &unpack, argv, e);
-	image = r == 0 ? json_loads(config, 0, NULL) : NULL;
-	write_command(im, image);
-	json_decref(image);
+	if (!realpath(im->source, from))
+		return err_sys(e, "'%s'", im->source);
+	snprintf(here, sizeof(here), "%s/source", im->work);
+	if (symlink(from, here) < 0)
+		return err_sys(e, "link '%s'", here);
+	snprintf(from, sizeof(from), "%s:source%s%s", transport[im->kind], im->tag ? ":" : "",
+		 im->tag ? im->tag : "");
+	return tool_run(im->c, &t, argv, e);
+}
+
+/* What the image says of itself; `text` is for the tool. */
+static int read_config(struct image *im, char *text, size_t size, json_t **config, struct err *e)
+{
+	struct tool t = {.package = "skopeo", .dir = im->work, .output = text, .size = size};
+	const char *argv[] = {"skopeo", "inspect", "--config", "oci:oci:image", NULL};
+	int r = tool_run(im->c, &t, argv, e);
+
+	*config = r == 0 ? json_loads(text, 0, NULL) : NULL;
+	if (r == 0 && !*config)
+		return err_set(e, EFBIG, "the configuration in '%s' has more than %zu KiB",
+			       im->source, size >> 10);
 	return r;
 }
 
-int image_unpack(struct image *im, struct err *e)
+static int unpack_container(struct image *im, struct err *e)
+{
+	struct tool t = {.package = "umoci",
+			 .title = "unpacking layers",
+			 .dir = im->work,
+			 .allowed = image_allowed,
+			 .allowed_arg = im};
+	const char *argv[] = {"umoci",	 "--log=error", "raw",	"unpack",
+			      "--image", "oci:image",	"tree", im->fakeroot ? "--rootless" : NULL,
+			      NULL};
+	cleanup_free char *text = malloc(MIB(1));
+	json_t *config = NULL;
+	int r = text ? copy_container(im, e) : err_set(e, ENOMEM, "no memory");
+
+	if (r == 0)
+		r = read_config(im, text, MIB(1), &config, e);
+	if (r == 0) {
+		r = tool_run(im->c, &t, argv, e);
+		if (r == -ECHILD)
+			ctl_hint(im->c, "skopeo inspect --help; what leads outside is refused");
+	}
+	if (r == 0)
+		write_command(im, config);
+	json_decref(config);
+	return r;
+}
+
+static int unpack(struct image *im, struct err *e)
 {
 	switch (im->kind) {
 	case IMAGE_DIRECTORY:
@@ -371,4 +424,29 @@ int image_unpack(struct image *im, struct err *e)
 		return unpack_container(im, e);
 	}
 	return -EINVAL;
+}
+
+/* What only root could read else: fakeroot remembers the modes. */
+static int make_readable(struct image *im, struct err *e)
+{
+	struct tool t = {.dir = im->work};
+	const char *argv[] = {"chmod", "-R", "u+rwX", "tree", NULL};
+
+	return tool_run(im->c, &t, argv, e);
+}
+
+int image_unpack(struct image *im, struct err *e)
+{
+	struct statvfs fs;
+	int r;
+
+	if (!im->limit && statvfs(im->work, &fs) < 0)
+		return err_sys(e, "'%s'", im->work);
+	if (!im->limit)
+		im->limit = (uint64_t)fs.f_bavail * fs.f_frsize / 2;
+	r = unpack(im, e);
+	if (r == 0 && im->fakeroot)
+		r = make_readable(im, e);
+	/* A tenth of a second may have gone by since it was asked last. */
+	return r == 0 ? image_allowed(im, e) : r;
 }

@@ -118,23 +118,59 @@ static int add_directories(int root, struct err *e)
 	return 0;
 }
 
+/* Between its holes. Few blocks may also mean that the file system compresses. */
+static uint64_t data_of(const FTSENT *f)
+{
+	uint64_t size = (uint64_t)f->fts_statp->st_size, data = 0;
+	cleanup_fd int fd = -1;
+	off_t at = 0, end;
+
+	if (!S_ISREG(f->fts_statp->st_mode) || (uint64_t)f->fts_statp->st_blocks * 512 >= size)
+		return size;
+	fd = open(f->fts_accpath, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return size;
+	while ((at = lseek(fd, at, SEEK_DATA)) >= 0 && (end = lseek(fd, at, SEEK_HOLE)) > at) {
+		data += (uint64_t)(end - at);
+		at = end;
+	}
+	return data;
+}
+
 static int measure(struct image *im, char *tree, struct err *e)
 {
 	char *const paths[] = {tree, NULL};
 	FTS *walk = fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR | FTS_XDEV, NULL);
 	const FTSENT *f;
 
-	im->bytes = im->files = 0;
+	im->bytes = im->files = im->length = 0;
 	if (!walk)
 		return err_sys(e, "read '%s'", tree);
 	while ((f = fts_read(walk))) {
-		if (f->fts_info == FTS_DP)
+		if (f->fts_info == FTS_DP || f->fts_info == FTS_NS)
 			continue;
 		im->files++;
-		im->bytes += align_up((uint64_t)f->fts_statp->st_size, KIB(4));
+		im->bytes += align_up(data_of(f), KIB(4));
+		if (__builtin_add_overflow(im->length, (uint64_t)f->fts_statp->st_size,
+					   &im->length))
+			im->length = UINT64_MAX;
 	}
 	fts_close(walk);
 	return 0;
+}
+
+/* An empty file is not free either: an inode, and its name. */
+int image_allowed(void *arg, struct err *e)
+{
+	struct image *im = arg;
+	int r = measure(im, im->work, e);
+
+	if (r < 0 || im->bytes + im->files * KIB(4) <= im->limit)
+		return r;
+	ctl_hint(im->c, "df -h; then --limit with more than %luM, if the source is trusted",
+		 (unsigned long)(im->limit >> 20));
+	return err_set(e, EFBIG, "'%s' takes more than %lu MiB unpacked", im->source,
+		       (unsigned long)(im->limit >> 20));
 }
 
 int image_dress(struct image *im, const char *agent, struct err *e)

@@ -17,6 +17,7 @@
 #include "ctl/progress.h"
 #include "vmm/base/fd.h"
 
+#define CROSS	   "\xe2\xa8\xaf " /* umoci's, before an error */
 #define ADMIN_PATH ":/usr/local/sbin:/usr/sbin:/sbin"
 
 struct running {
@@ -24,38 +25,44 @@ struct running {
 	struct progress progress;
 	pid_t pid;
 	int said, pidfd; /* its errors, its end */
-	char line[200];	 /* the last whole one that said something */
-	char why[200];	 /* and that is worth to be an error */
-	char next[200];	 /* the one that has begun */
+	char line[440];	 /* the last whole one that said something */
+	char why[440];	 /* and that is worth to be an error */
+	char next[440];	 /* the one that has begun */
 	size_t next_len;
 	size_t output_len; /* of t->output */
 	int output;	   /* the reading end, or -1 */
+	uint64_t ask_ns;   /* when allowed() is asked again */
+	int refused;	   /* what it said, and why */
+	struct err refusal;
 };
 
 /* --- signals: only while a program runs --- */
 
 static volatile sig_atomic_t interrupted;
-static volatile sig_atomic_t child;
+static volatile sig_atomic_t
+	child; /* the leader of a process group: fakeroot is a script that waits */
+
+static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
 
 static void on_signal(int sig)
 {
 	interrupted = sig;
 	if (child)
-		kill((pid_t)child, sig);
+		kill(-(pid_t)child, sig);
 }
 
-static void catch_signals(struct sigaction before[2])
+static void catch_signals(struct sigaction before[ARRAY_SIZE(signals)])
 {
 	const struct sigaction sa = {.sa_handler = on_signal};
 
-	sigaction(SIGINT, &sa, &before[0]);
-	sigaction(SIGTERM, &sa, &before[1]);
+	for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
+		sigaction(signals[i], &sa, &before[i]);
 }
 
-static void release_signals(const struct sigaction before[2])
+static void release_signals(const struct sigaction before[ARRAY_SIZE(signals)])
 {
-	sigaction(SIGINT, &before[0], NULL);
-	sigaction(SIGTERM, &before[1], NULL);
+	for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
+		sigaction(signals[i], &before[i], NULL);
 }
 
 /* --- the line --- */
@@ -91,6 +98,28 @@ static void show(struct running *r)
 
 /* --- what it says --- */
 
+/* mmdebstrap's progress, warnings of all, and tar about what it makes harmless. */
+static bool is_remark(const char *line)
+{
+	return strncmp(line, "I: ", 3) == 0 || strncmp(line, "W: ", 3) == 0 ||
+	       strstr(line, "arning") || strstr(line, "Removing leading");
+}
+
+/* The words between what skopeo and umoci decorate them with. */
+static void copy_words(char *to, const char *line)
+{
+	const char *msg = strstr(line, "level=fatal msg=\"");
+
+	if (msg)
+		line = strchr(msg, '"') + 1;
+	line += strspn(line, " \t");
+	if (strncmp(line, CROSS, strlen(CROSS)) == 0)
+		line += strlen(CROSS);
+	strcpy(to, line);
+	if (msg && to[0] && to[strlen(to) - 1] == '"')
+		to[strlen(to) - 1] = '\0';
+}
+
 static void take_text(struct running *r, const char *text, size_t len)
 {
 	for (size_t i = 0; i < len; i++) {
@@ -106,9 +135,8 @@ static void take_text(struct running *r, const char *text, size_t len)
 			continue;
 		memcpy(r->line, r->next, sizeof(r->line));
 		/* What went wrong at first: the rest is consequences, and how it cleans up. */
-		if (!r->why[0] && strncmp(r->line, "I: ", 3) != 0 &&
-		    strncmp(r->line, "W: ", 3) != 0 && !strstr(r->line, "arning"))
-			memcpy(r->why, r->line, sizeof(r->why));
+		if (!r->why[0] && !is_remark(r->line))
+			copy_words(r->why, r->line);
 	}
 }
 
@@ -148,6 +176,7 @@ _Noreturn static void become(const struct tool *t, const char *const *argv, int 
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	assert(argv[0]);
+	setpgid(0, 0);
 	dup2(t->in > 0 ? t->in : null, STDIN_FILENO);
 	dup2(out >= 0 ? out : t->out > 0 ? t->out : null, STDOUT_FILENO);
 	dup2(said, STDERR_FILENO);
@@ -186,6 +215,8 @@ static int start(struct running *r, const char *const *argv, struct err *e)
 	r->pid = fork();
 	if (r->pid == 0)
 		become(r->t, argv, output[1], said[1]);
+	if (r->pid > 0)
+		setpgid(r->pid, r->pid);
 	child = r->pid > 0 ? r->pid : 0;
 	close(said[1]);
 	if (output[1] >= 0)
@@ -196,6 +227,19 @@ static int start(struct running *r, const char *const *argv, struct err *e)
 		return err_sys(e, "fork");
 	r->pidfd = (int)syscall(SYS_pidfd_open, r->pid, 0);
 	return 0;
+}
+
+/* Asking takes a tenth of the time at most. */
+static void ask(struct running *r)
+{
+	uint64_t now = now_ns();
+
+	if (!r->t->allowed || r->refused < 0 || now < r->ask_ns)
+		return;
+	r->refused = r->t->allowed(r->t->allowed_arg, &r->refusal);
+	if (r->refused < 0)
+		kill(-r->pid, SIGTERM);
+	r->ask_ns = now_ns() + 100000000 + 9 * (now_ns() - now);
 }
 
 /* Until it has ended, whatever it has left in the background. */
@@ -215,6 +259,8 @@ static int attend(struct running *r)
 		if (p[1].revents && !hear_output(r))
 			fd_close(&r->output);
 		over = p[2].revents && !(p[0].revents & POLLIN) && !(p[1].revents & POLLIN);
+		if (!over)
+			ask(r);
 		show(r);
 	}
 	while (waitpid(r->pid, &status, 0) < 0 && errno == EINTR)
@@ -230,6 +276,10 @@ static int judge(struct ctl *c, const struct running *r, const char *program, in
 	if (interrupted) {
 		ctl_hint(c, "the same again: nothing was left behind");
 		return err_set(e, EINTR, "interrupted");
+	}
+	if (r->refused < 0) {
+		*e = r->refusal;
+		return r->refused;
 	}
 	if (status == 0)
 		return 0;
@@ -250,7 +300,7 @@ static int judge(struct ctl *c, const struct running *r, const char *program, in
 int tool_run(struct ctl *c, const struct tool *t, const char *const *argv, struct err *e)
 {
 	struct running r = {.t = t, .said = -1, .output = -1, .pidfd = -1};
-	struct sigaction before[2];
+	struct sigaction before[ARRAY_SIZE(signals)];
 	int status, ret;
 
 	if (t->output)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Programs of the system that do what sporectl does not do itself: mke2fs, tar, skopeo... While one runs, a line on a
- * terminal tells how far it is. SIGINT and SIGTERM go to it, and end the work with -EINTR, so that what was begun is
- * taken back. One thread, one program at a time.
+ * terminal tells how far it is. SIGINT, SIGTERM and SIGHUP go to it and to what it has started, and end the work with
+ * -EINTR, so that what was begun is taken back. One thread, one program at a time.
  */
 #pragma once
 
@@ -23,11 +23,14 @@ struct tool {
 	void *arg;
 	const char *
 		fakeroot; /* file: the program believes to be root, and finds here what it did before */
+	/* Asked again and again; if it says -errno and why, the program is ended. NULL: nothing is asked. */
+	int (*allowed)(void *arg, struct err *e);
+	void *allowed_arg;
 };
 
 /*
  * Runs argv[0], found in PATH and the directories of the administrator's programs, to its end. 0; -ENOENT: it is not
- * installed; -EINTR; -ECHILD: it failed, and `e` has its last line.
+ * installed; -EINTR; -ECHILD: it failed, and `e` has what it said first; what allowed() said.
  */
 int tool_run(struct ctl *c, const struct tool *t, const char *const *argv, struct err *e);
 

@@ -21,12 +21,12 @@
 #include "vmm/base/fd.h"
 
 /* Changes when the same source would become another image. */
-#define RECIPE "spore-image-1"
+#define RECIPE "spore-image-2"
 #define ROOM   MIB(64) /* free, unless --size says otherwise */
 
 struct args {
 	const char *output, *type, *tag, *variant, *include, *mirror;
-	uint64_t size;
+	uint64_t size, limit;
 	bool no_agent, is_default, rebuild;
 };
 
@@ -37,6 +37,8 @@ static const struct ctl_option options[] = {
 	 "take it when 'run' is not told a root file system"},
 	{"type", 0, CTL_TEXT, AT(type), "TYPE", "ext4, squashfs or erofs [ext4]"},
 	{"size", 's', CTL_SIZE, AT(size), "SIZE", "of an ext4 [what is in it, a quarter and 64M]"},
+	{"limit", 0, CTL_SIZE, AT(limit), "SIZE",
+	 "what the source may take unpacked [half of the free disk]"},
 	{"include", 0, CTL_TEXT, AT(include), "PACKAGE,...", "more packages of a suite"},
 	{"variant", 0, CTL_TEXT, AT(variant), "NAME",
 	 "of a suite: extract, essential, minbase... as in mmdebstrap [minbase]"},
@@ -118,6 +120,11 @@ static int make_other(const struct image *im, const char *type, char *tree, char
 		"-no-progress", "-all-time", "0",  "-mkfs-time", "0",	 NULL};
 	const char *erofs_argv[] = {"mkfs.erofs", "-T1", "-zlz4hc", file, tree, NULL};
 
+	if (im->length > im->limit) {
+		ctl_hint(im->c, "--type ext4");
+		return err_set(e, EFBIG, "the holes in '%s' would be read: %lu MiB", im->source,
+			       (unsigned long)(im->length >> 20));
+	}
 	return tool_run(im->c, &t, squashfs ? squash_argv : erofs_argv, e);
 }
 
@@ -249,7 +256,8 @@ static int build(struct ctl *c, const struct args *a, const char *source, json_t
 			   .tag = a->tag,
 			   .variant = a->variant,
 			   .include = a->include,
-			   .mirror = a->mirror};
+			   .mirror = a->mirror,
+			   .limit = a->limit};
 	char dir[PATH_MAX], fakeroot[PATH_MAX];
 	int r = cache_directory("images", dir, e);
 

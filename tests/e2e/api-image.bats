@@ -136,9 +136,182 @@ advises() {
 	[ "$(cat outside/file)" = keep ]
 }
 
+# archive NAME <<ENTRIES: a tar of what no tar would write: lines of TYPE NAME TARGET, type f(ile), d(irectory), s(ymbolic),
+# h(ard link), c(haracter device), p(ipe). A file contains its target.
+archive() {
+	python3 -c '
+import io, sys, tarfile
+kinds = {"f": tarfile.REGTYPE, "d": tarfile.DIRTYPE, "s": tarfile.SYMTYPE, "h": tarfile.LNKTYPE, "c": tarfile.CHRTYPE, "p": tarfile.FIFOTYPE}
+with tarfile.open(sys.argv[1], "w", format=tarfile.PAX_FORMAT) as tar:
+    for line in sys.stdin:
+        kind, name, target = (line.rstrip("\n").split(" ") + [""])[:3]
+        name = name.replace("LONG", "n" * 200).replace("LINE", "\n")
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname, entry.mode = kinds[kind], target, 0 if "secret" in name else 0o755
+        entry.devmajor, entry.devminor = 1, 3
+        data = target.encode() if kind == "f" else b""
+        entry.size = len(data)
+        tar.addfile(entry, io.BytesIO(data))
+' "$1"
+}
+
+# refuses WORDS ARGUMENT...: it fails, says so, and has put nothing into the directory `outside`.
+refuses() {
+	local words=$1
+	shift
+	advises "" "$@"
+	grep -qF "$words" out || fail "$*: $(cat out)"
+	[ "$(ls outside)" = victim ] && [ "$(cat outside/victim)" = whole ] || fail "$*: $(ls outside)"
+}
+
+@test "a stranger's tar: what leads outside is refused, what is only odd comes out" {
+	mkdir outside
+	echo whole >outside/victim
+	up=../../../../../../../../..$PWD/outside
+	archive up.tar <<<"f $up/new x"
+	refuses "contains '..'" build up.tar
+	archive link.tar <<<"s l $PWD/outside"$'\n'"f l/new x"
+	refuses "l/new: Cannot open" build link.tar
+	archive uplink.tar <<<"s l $up"$'\n'"f l/victim x"
+	refuses "l/victim: Cannot open" build uplink.tar
+	archive hard.tar <<<"h h $PWD/outside/victim"$'\n'"f h x"
+	refuses "Cannot hard link" build hard.tar
+	archive long.tar <<<"f LONGLONG"
+	refuses "File name too long" build long.tar
+	archive top.tar <<<"s . $PWD/outside"$'\n'"f new"
+	refuses "Cannot open" build top.tar
+	archive a.tar <<<"f one 12345678901234567890"
+	truncate -s 700 a.tar
+	refuses "Unexpected EOF" build a.tar
+	# Where a host may stand in tar's eyes: this is a file.
+	archive odd:1.tar <<-END
+		f -rf x
+		f twoLINElines x
+		f $PWD/absolute x
+		f LONG/LONG/LONG/LONG/LONG x
+		c null
+		p pipe
+		f same 1
+		f same 2
+		s dangling ${PWD}/outside/new
+	END
+	built ./odd:1.tar
+	sees "cat /same" '^2$'
+	sees "stat /null" 'Type: character special'
+	sees "stat $PWD/absolute" 'Type: regular'
+	[ ! -e absolute ] && [ "$(ls outside)" = victim ]
+}
+
+@test "what unpacks without an end is ended; holes cost nothing" {
+	# 300 MiB of zeros in 10 KiB.
+	{
+		python3 -c 'import sys, tarfile
+bomb = tarfile.TarInfo("bomb")
+bomb.size = 300 << 20
+sys.stdout.buffer.write(bomb.tobuf())'
+		head -c 300M /dev/zero
+	} | zstd -q >bomb.tar.zst
+	advises "df -h; then --limit with more than 20M" build bomb.tar.zst --limit 20M
+	grep -q "more than 20 MiB unpacked" out
+	# Many of nothing.
+	seq -f "f file%g" 6000 | archive many.tar
+	advises "df -h" build many.tar --limit 20M
+	advises "df -h" build ./t --limit 8K
+	truncate -s 1T t/hole
+	tar -C t -cSf hole.tar .
+	built hole.tar
+	[ "$(stat -c %s "$image")" -lt 100000000 ]
+	sees "stat /hole" 'Size: 1099511627776'
+	advises "--type ext4" build hole.tar --type squashfs
+}
+
+# layout DIRECTORY COMPRESSION LAYER.tar...: an OCI layout of these layers, with the configuration in $config.
+layout() {
+	python3 - "$@" <<-'END'
+		import gzip, hashlib, json, os, subprocess, sys
+		top, how, *layers = sys.argv[1:]
+		os.makedirs(f"{top}/blobs/sha256")
+		def blob(data, kind):
+		    digest = hashlib.sha256(data).hexdigest()
+		    with open(f"{top}/blobs/sha256/{digest}", "wb") as f:
+		        f.write(data)
+		    return {"digest": f"sha256:{digest}", "size": len(data), "mediaType": f"application/vnd.oci.image.{kind}"}
+		pack = {"gzip": gzip.compress, "none": lambda data: data,
+		        "zstd": lambda data: subprocess.run(["zstd", "-qc"], input=data, capture_output=True, check=True).stdout}
+		raw = [open(name, "rb").read() for name in layers]
+		tars = [blob(pack[how](data), "layer.v1.tar" + ("" if how == "none" else "+" + how)) for data in raw]
+		ids = ["sha256:" + hashlib.sha256(data).hexdigest() for data in raw]
+		config = blob(json.dumps({"architecture": "amd64", "os": "linux", "config": json.loads(os.environ.get("config", "{}")),
+		                          "rootfs": {"type": "layers", "diff_ids": ids}}).encode(), "config.v1+json")
+		manifest = blob(json.dumps({"schemaVersion": 2, "config": config, "layers": tars}).encode(), "manifest.v1+json")
+		for name, value in ("index.json", {"schemaVersion": 2, "manifests": [manifest]}), ("oci-layout", {"imageLayoutVersion": "1.0.0"}):
+		    with open(f"{top}/{name}", "w") as f:
+		        json.dump(value, f)
+	END
+}
+
+@test "containers: layers of each compression, whiteouts, links between layers" {
+	archive base.tar <<-END
+		d d
+		f d/gone 1
+		f d/keep 2
+		d o
+		f o/lower 3
+		f file 4
+	END
+	archive top.tar <<-END
+		f d/.wh.gone
+		f o/.wh..wh..opq
+		f o/upper 5
+		h hard file
+	END
+	for how in gzip zstd none; do
+		layout $how:x $how base.tar top.tar
+		built ./$how:x
+		debugfs -R "ls -p /d" "$image" 2>/dev/null | grep -q /keep/
+		sees "stat /hard" 'Links: 2'
+		for gone in d/gone o/lower d/.wh.gone; do
+			debugfs -R "stat /$gone" "$image" 2>&1 | grep -q "not found" || fail "$how: $gone"
+		done
+		sees "cat /o/upper" '^5$'
+	done
+	# As one packs it by hand.
+	tar --force-local -C gzip:x -cf ./by:hand.tar .
+	built ./by:hand.tar
+	sees "cat /o/upper" '^5$'
+}
+
+@test "containers of a stranger: nothing outside, and a command that is no program" {
+	mkdir outside
+	echo whole >outside/victim
+	archive link.tar <<<"s l $PWD/outside"$'\n'"f l/new x"
+	archive white.tar <<<"f l/.wh.victim"
+	layout climbs gzip link.tar white.tar
+	built ./climbs
+	[ "$(ls outside)" = victim ]
+	archive hard.tar <<<"h h $PWD/outside/victim"
+	layout hard gzip hard.tar
+	refuses "link" build ./hard
+	archive top.tar <<<"s . $PWD/outside"
+	layout top gzip top.tar
+	refuses "root directory" build ./top
+	# Names that no shell has, words that it would run, and more of them than a page.
+	archive plain.tar <<<"f file"
+	config=$(jq -n '{Env: (["1A=b", "my.var=c", "none", "X=$(touch ran)`touch ran`'"'"'\ntouch ran", "A=$B"] + [range(200) | "V\(.)=\("x" * 500)"]),
+		Cmd: ["/bin/echo", "$A", "'"'"'"]}') layout words gzip plain.tar
+	built ./words
+	debugfs -R "cat /sbin/spore-run" "$image" 2>/dev/null >run
+	[ "$(sh run)" = "\$A '" ] && [ ! -e ran ] || fail "$(head -c 2000 run)"
+	config='{"Env": [1]}' layout wrong gzip plain.tar
+	refuses "configuration" build ./wrong
+}
+
 @test "without root, owners are root's all the same" {
 	# Where nobody may be: not in the directories of this test.
 	dir=$(mktemp -d /tmp/spore-image.XXXXXX)
+	archive secret.tar <<<"d secret"$'\n'"f secret/file 1"
+	mkdir t/more
+	tar -C t/more -xf secret.tar
 	tar -C t -cf "$dir/t.tar" .
 	cp "$CTL" "${CTL%/*}/spore-agent" "$dir"
 	chmod 755 "$dir"
@@ -147,6 +320,9 @@ advises() {
 	image=$(cd "$dir" && setpriv --reuid=65534 --regid=65534 --clear-groups env SPORE_CACHE="$dir/cache" ./sporectl image build t.tar)
 	sees "stat /srv/file" 'User: +12 +Group: +34'
 	sees "stat /sbin/spore-agent" 'User: +0 +Group: +0'
+	# Not even its owner may read it.
+	sees "stat /more/secret" 'Mode: +0000'
+	sees "cat /more/secret/file" '^1$'
 	rm -r "$dir"
 }
 

@@ -266,6 +266,9 @@ static int attend(struct running *r)
 	while (waitpid(r->pid, &status, 0) < 0 && errno == EINTR)
 		;
 	child = 0;
+	/* What it was to end with it may still be writing where its work is removed next. */
+	for (int i = 0; (interrupted || r->refused < 0) && i < 200 && kill(-r->pid, 0) == 0; i++)
+		poll(NULL, 0, 10);
 	take_text(r, "\n", 1);
 	return status;
 }

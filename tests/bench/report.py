@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""build/bench/report.html of what is in build/bench/*.csv: tables and plots (inline SVG), one file.
+"""build/bench/report.html of what is in build/bench/*.csv: tables and plots (inline SVG), one file, for wide and narrow
+screens, by day and by night.
 
 tests/bench/run writes it at its end; by hand: tests/bench/report.py [DIRECTORY]. What has no CSV is
 not in the report. Rows of every CSV: who,round,figure,value; nanoseconds unless a plot says otherwise.
@@ -25,17 +26,27 @@ NAMES = {"qemu": "QEMU microvm", "peer": "PEER", "bare": "the bare cost", "large
          "shell": "spore, warm shell", "primed": "spore, primed shell", "pool": "clones of a pool", "rules": "spore, 100 rules",
          "out": "vsock, guest to host", "in": "vsock, host to guest", "host": "agent on this machine", "guest": "agent in a Linux guest", "claim": "bare KVM calls of a claim",
          "tcp_out": "TCP, guest to host", "tcp_in": "TCP, host to guest"}
-WIDTH, LEFT, RIGHT, ROW = 900, 210, 110, 26
 STYLE = """
-body { font:15px/1.5 system-ui,sans-serif; color:#1d2430; max-width:60rem; margin:2rem auto; padding:0 1rem }
-h1 { margin-bottom:.2rem } h2 { margin:2.2rem 0 .2rem; border-bottom:1px solid #dfe4ea }
-.dim, p.note { color:#5b6675 } p.note { margin:.1rem 0 .5rem; font-size:.9rem }
-table { border-collapse:collapse; font-size:.84rem; width:100% }
-th { text-align:left; font-weight:normal; color:#5b6675 }
-td, th { padding:.2rem .6rem .2rem 0; border-bottom:1px solid #e6eaee; vertical-align:top }
-td.n { text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap } tr.NO td { color:#b3261e }
-svg { width:100%; height:auto; display:block } svg text { font:12px system-ui,sans-serif; fill:#1d2430 }
-svg .dim { fill:#5b6675 } svg .grid { stroke:#e3e8ec } code { background:#f0f3f6; padding:.05em .3em }
+:root { color-scheme:light dark; --fg:#1d2430; --dim:#5b6675; --line:#dfe4ea; --bg:#fff; --code:#f0f3f6; --bad:#b3261e; --link:#1a6fb5 }
+@media (prefers-color-scheme:dark) { :root { --fg:#e3e8ef; --dim:#9aa6b5; --line:#333d4a; --bg:#14181e; --code:#20272f;
+  --bad:#ef8a84; --link:#6cb3ee } }
+body { font:15px/1.5 system-ui,sans-serif; color:var(--fg); background:var(--bg); max-width:60rem; margin:2rem auto; padding:0 1rem }
+h1 { margin-bottom:.2rem } h2 { margin:2.2rem 0 .2rem; border-bottom:1px solid var(--line) } h4 { margin:1.1rem 0 .3rem }
+a { color:var(--link) } .dim, p.note { color:var(--dim) } p.note { margin:.1rem 0 .5rem; font-size:.9rem }
+.wide { overflow-x:auto } table { border-collapse:collapse; font-size:.84rem; width:100% }
+.wide td:first-child { min-width:11rem } th { text-align:left; font-weight:normal; color:var(--dim) }
+td, th { padding:.2rem .6rem .2rem 0; border-bottom:1px solid var(--line); vertical-align:top }
+td.n, th.n { text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap } td.sub { padding-left:1rem } tr.NO td { color:var(--bad) }
+code { background:var(--code); padding:.05em .3em }
+.plot { font-size:.8rem } .row { display:grid; grid-template-columns:11rem 1fr 5rem; column-gap:.6rem; align-items:center }
+.row > :first-child { text-align:right } .row > :last-child { text-align:right; font-variant-numeric:tabular-nums }
+svg { width:100%; height:26px; display:block; overflow:visible } svg text { font:11px system-ui,sans-serif; fill:var(--dim) }
+svg .grid { stroke:var(--line) } .axis svg { height:18px } svg.curves { height:240px; width:calc(100% - 3.2rem); margin:.4rem .6rem 1.4rem 2.6rem }
+.curves svg { height:100% } polyline { fill:none; stroke-width:2; vector-effect:non-scaling-stroke }
+.legend { display:flex; flex-wrap:wrap; gap:.1rem 1.2rem; padding-top:.2rem }
+.legend i { display:inline-block; width:.7rem; height:.7rem; margin-right:.35rem }
+@media (max-width:40rem) { .row { grid-template-columns:1fr auto } .row > :first-child { text-align:left }
+  .row svg { grid-column:1/-1; grid-row:2 } svg .odd { display:none } }
 """
 
 
@@ -61,6 +72,10 @@ def us(ns):
 
 def plain(value):
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def kib(value):
+    return plain(value) + " KiB" if value else "0"
 
 
 def load(directory):
@@ -99,18 +114,33 @@ def ticks(top):
     return out
 
 
-def axis(top, height, say):
-    out = []
-    for at in ticks(top):
-        x = LEFT + at / top * (WIDTH - LEFT - RIGHT)
-        out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height - 20}"/>'
-                   f'<text class="dim" x="{x:.1f}" y="{height - 5}" text-anchor="middle">{say(at)}</text>')
-    return "".join(out)
+def at(value, top):
+    """A place on an axis from 0 to `top`."""
+    return f"{min(value, top) / top * 100:.2f}%"
 
 
-def svg(height, body, title):
-    return (f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{esc(title)}">'
-            f"<title>{esc(title)}</title>{body}</svg>")
+def grid(top):
+    return "".join(f'<line class="grid" x1="{at(v, top)}" x2="{at(v, top)}" y1="0" y2="100%"/>' for v in ticks(top))
+
+
+def row(label, body, value=""):
+    """A line of a plot: on a narrow screen its words stand above it."""
+    return f"<div class=\"row\"><span>{esc(label)}</span><svg>{body}</svg><span>{esc(value)}</span></div>"
+
+
+def axis(top, say):
+    labels = "".join(f'<text class="{"odd" if nth % 2 else ""}" x="{at(v, top)}" y="12" text-anchor="middle">{say(v)}</text>'
+                     for nth, v in enumerate(ticks(top)))
+    return f'<div class="row axis"><span></span><svg>{labels}</svg><span></span></div>'
+
+
+def legend(items):
+    return '<div class="legend">' + "".join(
+        f'<span><i style="background:{c}"></i>{esc(words)}</span>' for c, words in items) + "</div>"
+
+
+def plot(title, body):
+    return f'<div class="plot" role="img" aria-label="{esc(title)}">{body}</div>'
 
 
 def spread(title, items, say=us):
@@ -120,20 +150,15 @@ def spread(title, items, say=us):
     if not items:
         return ""
     top = max(quantile(v, .99) for _, _, v in items) * 1.02 or 1
-    height = ROW * len(items) + 30
-
-    def x(value):
-        return LEFT + min(value, top) / top * (WIDTH - LEFT - RIGHT)
-    out = [axis(top, height, say)]
+    out = []
     for nth, (label, who, values) in enumerate(items):
-        y, c = 6 + ROW * nth, color(who, nth)
+        c = color(who, nth)
         low, q1, mid, q3, high = (quantile(values, q) for q in (0, .25, .5, .75, .99))
-        out.append(f'<text x="{LEFT - 8}" y="{y + 14}" text-anchor="end">{esc(label)}</text>'
-                   f'<line x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y + 10}" y2="{y + 10}" stroke="{c}" stroke-width="2"/>'
-                   f'<rect x="{x(q1):.1f}" y="{y + 3}" width="{max(x(q3) - x(q1), 2):.1f}" height="14" fill="{c}" opacity=".45"/>'
-                   f'<rect x="{x(mid) - 1.5:.1f}" y="{y}" width="3" height="20" fill="{c}"/>'
-                   f'<text x="{WIDTH - 4}" y="{y + 14}" text-anchor="end">{say(mid)}</text>')
-    return svg(height, "".join(out), title)
+        out.append(row(label, grid(top) +
+                       f'<line x1="{at(low, top)}" x2="{at(high, top)}" y1="13" y2="13" stroke="{c}" stroke-width="2"/>'
+                       f'<rect x="{at(q1, top)}" y="6" width="{at(q3 - q1, top)}" height="14" fill="{c}" opacity=".45"/>'
+                       f'<line x1="{at(mid, top)}" x2="{at(mid, top)}" y1="3" y2="23" stroke="{c}" stroke-width="3"/>', say(mid)))
+    return plot(title, "".join(out) + axis(top, say))
 
 
 def stacked(title, items):
@@ -145,24 +170,16 @@ def stacked(title, items):
     names = list(dict.fromkeys(p for _, parts in items for p, _ in parts))
     palette = ["#1f8a5f", "#3577a8", "#8267b8", "#c9781c", "#7a8f2b", "#c05a6e", "#97a1ab", "#5aa9c9"]
     top = max(sum(v for _, v in parts) for _, parts in items) * 1.02
-    height = ROW * len(items) + 52
-    scale = (WIDTH - LEFT - RIGHT) / top
-    out = [axis(top, height - 22, us)]
-    for nth, (label, parts) in enumerate(items):
-        y, at = 6 + ROW * nth, float(LEFT)
-        out.append(f'<text x="{LEFT - 8}" y="{y + 14}" text-anchor="end">{esc(label)}</text>')
+    out = []
+    for label, parts in items:
+        bars, done = [grid(top)], 0
         for part, value in parts:
             c = palette[names.index(part) % len(palette)]
-            out.append(f'<rect x="{at:.1f}" y="{y}" width="{max(value * scale - .6, .6):.1f}" height="19" fill="{c}">'
-                       f"<title>{esc(part)}: {us(value)}</title></rect>")
-            at += value * scale
-        out.append(f'<text x="{WIDTH - 4}" y="{y + 14}" text-anchor="end">{us(sum(v for _, v in parts))}</text>')
-    at = LEFT
-    for nth, part in enumerate(names):
-        out.append(f'<rect x="{at}" y="{height - 14}" width="10" height="10" fill="{palette[nth % len(palette)]}"/>'
-                   f'<text x="{at + 14}" y="{height - 5}">{esc(part)}</text>')
-        at += 24 + 7 * len(part)
-    return svg(height, "".join(out), title)
+            bars.append(f'<rect x="{at(done, top)}" y="3" width="{at(value, top)}" height="20" fill="{c}">'
+                        f"<title>{esc(part)}: {us(value)}</title></rect>")
+            done += value
+        out.append(row(label, "".join(bars), us(done)))
+    return plot(title, "".join(out) + axis(top, us) + legend((palette[nth % len(palette)], part) for nth, part in enumerate(names)))
 
 
 def distribution(title, items):
@@ -171,35 +188,31 @@ def distribution(title, items):
     if not items:
         return ""
     low, high = min(min(v) for _, _, v in items), max(max(v) for _, _, v in items)
-    height, bottom, left = 262 + 18 * ((len(items) + 1) // 2), 236, 50
 
     def x(value):
-        span = (high / low) or 1
-        return left + (WIDTH - left - 20) * (0 if span <= 1 else math.log(value / low) / math.log(span))
-
-    def y(part):
-        return bottom - part * (bottom - 12)
+        return 0 if high <= low else math.log(value / low) / math.log(high / low) * 100
     out = []
-    for part in (0, .25, .5, .75, .9, .99, 1):
-        out.append(f'<line class="grid" x1="{left}" x2="{WIDTH - 20}" y1="{y(part):.1f}" y2="{y(part):.1f}"/>')
-        if part not in (.99,):
-            out.append(f'<text class="dim" x="{left - 6}" y="{y(part) + 4:.1f}" text-anchor="end">{part:.0%}</text>')
-    at = 10 ** (len(str(int(low))) - 1)
-    while at <= high:
-        for step in (1, 2, 5) if high > 4 * low else range(1, 10):
-            if low <= at * step <= high:
-                out.append(f'<line class="grid" x1="{x(at * step):.1f}" x2="{x(at * step):.1f}" y1="12" y2="{bottom}"/>'
-                           f'<text class="dim" x="{x(at * step):.1f}" y="{bottom + 16}" text-anchor="middle">{us(at * step)}</text>')
-        at *= 10
+    for part in (0, .25, .5, .75, .9, 1):
+        y = f"{100 - part * 100:.1f}%"
+        out.append(f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
+                   f'<text x="-6" y="{y}" dy="4" text-anchor="end">{part:.0%}</text>')
+    decade, nth = 10 ** (len(str(int(low))) - 1), 0
+    while decade <= high:
+        for value in (decade * step for step in ((1, 2, 5) if high > 4 * low else range(1, 10))):
+            if low <= value <= high:
+                out.append(f'<line class="grid" x1="{x(value):.2f}%" x2="{x(value):.2f}%" y1="0" y2="100%"/>'
+                           f'<text class="{"odd" if nth % 2 else ""}" x="{x(value):.2f}%" y="100%" dy="16" '
+                           f'text-anchor="middle">{us(value)}</text>')
+                nth += 1
+        decade *= 10
+    lines, words = [], []
     for nth, (label, who, values) in enumerate(items):
         values, c = sorted(values), color(who, nth)
-        points = " ".join(f"{x(v):.1f},{y((i + 1) / len(values)):.1f}" for i, v in enumerate(values))
-        out.append(f'<polyline points="{points}" fill="none" stroke="{c}" stroke-width="2"/>')
-        place, down = left + nth % 2 * 420, bottom + 30 + 18 * (nth // 2)
-        out.append(f'<rect x="{place}" y="{down - 9}" width="10" height="10" fill="{c}"/>'
-                   f'<text x="{place + 14}" y="{down}">{esc(label)}: p50 {us(quantile(values, .5))}, '
-                   f"p99 {us(quantile(values, .99))}</text>")
-    return svg(height, "".join(out), title)
+        points = " ".join(f"{x(v):.2f},{100 - (i + 1) / len(values) * 100:.2f}" for i, v in enumerate(values))
+        lines.append(f'<polyline points="{points}" stroke="{c}"/>')
+        words.append((c, f"{label}: p50 {us(quantile(values, .5))}, p99 {us(quantile(values, .99))}"))
+    return plot(title, f'<svg class="curves">{"".join(out)}<svg viewBox="0 0 100 100" preserveAspectRatio="none">'
+                f'{"".join(lines)}</svg></svg>{legend(words)}')
 
 
 # --- the report ---
@@ -250,17 +263,17 @@ def chapters(csvs):
     yield ("Memory per clone", "Proportional set size of each of several clones that run at the same time (pages that they share "
            "are divided among them), and what is private to it; and a whole idle microVM of 128 MiB without "
            "the guest's memory. QEMU's were made one at a time, by -incoming.",
-           [("each clone, proportional, KiB", spread("pss", [(label, who, [v / 1024 for v in values]) for label, who, values
-                                                             in of(csvs, "fresh", "pss") + of(csvs, "clones", "pss")], plain)),
-            ("each clone, private, KiB", spread("private", [(label, who, [v / 1024 for v in values]) for label, who, values
-                                                            in of(csvs, "fresh", "private") + of(csvs, "clones", "private")], plain)),
-            ("idle microVM, private, KiB", spread("idle", [(label, who, [v / 1024 for v in values]) for label, who, values
-                                                           in of(csvs, "idle", "private")], plain))])
+           [("each clone, proportional", spread("pss", [(label, who, [v / 1024 for v in values]) for label, who, values
+                                                             in of(csvs, "fresh", "pss") + of(csvs, "clones", "pss")], kib)),
+            ("each clone, private", spread("private", [(label, who, [v / 1024 for v in values]) for label, who, values
+                                                            in of(csvs, "fresh", "private") + of(csvs, "clones", "private")], kib)),
+            ("idle microVM, private", spread("idle", [(label, who, [v / 1024 for v in values]) for label, who, values
+                                                           in of(csvs, "idle", "private")], kib))])
     yield ("Disk, network, vsock", "Linux guests in the test host: time of a fixed amount, and exits of the guest for it.",
            [(words, spread(words, told(csvs, file))) for file, words in
             (("disk", "16,000 random reads of 4 KiB, 32 in flight"), ("net", "TCP from the guest through a tap"),
              ("vsock", "a stream over vsock, beside TCP"))] +
-           [(words + ": exits", spread(words, of(csvs, file, "exits"), plain)) for file, words in
+           [(words + ": exits of the guest", spread(words, of(csvs, file, "exits"), plain)) for file, words in
             (("disk", "disk"), ("net", "network"), ("vsock", "vsock"))])
     yield ("sporectl exec", "/bin/true by the agent of a warm guest: from the exec of sporectl to its end. The agent on this "
            "machine itself shows what is sporectl's and the agent's own, beside a plain fork and exec; a Linux guest runs in the "
@@ -298,16 +311,19 @@ def table(path):
     if not path.exists():
         return ""
     lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-    head = "".join(f"<th>{esc(cell)}</th>" for cell in lines[0])
+
+    def kind(nth, cell):
+        return "sub" if cell.startswith(" ") else "" if nth in (0, 3) else "n"
+    head = "".join(f'<th class="{kind(nth, cell)}">{esc(cell)}</th>' for nth, cell in enumerate(lines[0]))
     body = "".join(f'<tr class="{esc(line[-1])}">' + "".join(
-        f'<td class="{"" if nth in (0, 3) else "n"}">{esc(cell)}</td>' for nth, cell in enumerate(line)) + "</tr>"
-        for line in lines[1:])
-    return f"<h2>All figures</h2><table><tr>{head}</tr>{body}</table>"
+        f'<td class="{kind(nth, cell)}">{esc(cell)}</td>' for nth, cell in enumerate(line)) + "</tr>" for line in lines[1:])
+    return f"<h2>All figures</h2><div class=\"wide\"><table><tr>{head}</tr>{body}</table></div>"
 
 
 def write(directory):
     csvs = load(directory)
     out = ["<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>spore: what was measured</title>"
+           "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
            f"<style>{STYLE}</style></head><body><h1>What was measured</h1>"
            f"<p class=\"dim\">{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}. Both machines, this one and the one that "
            "it emulates, are noisy: read who is beside whom, not the times alone. <code>docs/performance.md</code> says what "

@@ -74,8 +74,8 @@ setup() {
 	printf '%s\n' who,round,figure,ns spore,0,memory,20000 spore,0,kvm,400000 spore,0,run,90000 >"$D/start.csv"
 	printf '%s\n' who,round,figure,ns spore,0,accept,not-a-number >"$D/ready.csv"
 	tests/bench/report.py "$D" | grep -qx "$D/report.html"
-	[ "$(grep -o '<svg' "$D/report.html" | wc -l)" = 3 ]
-	for words in 'p50 2.5 ms' '<title>kvm: 400 us</title>' '>200<' '&lt;b&gt;: p50 9.1 ms' \
+	[ "$(grep -o 'class="plot"' "$D/report.html" | wc -l)" = 3 ]
+	for words in 'p50 2.5 ms' '<title>kvm: 400 us</title>' '>200 KiB<' 'name="viewport"' '&lt;b&gt;: p50 9.1 ms' \
 		'Start-up</h2><p class="note">Not measured'; do
 		grep -qF -- "$words" "$D/report.html" || { echo "no '$words'"; return 1; }
 	done

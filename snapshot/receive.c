@@ -19,7 +19,7 @@
 #include "vmm/base/log.h"
 #include "vmm/drive.h"
 
-/* Bytes of one turn: the API is served in between. */
+/* Bytes of one turn, that came or were cleared: the API is served in between. */
 #define TURN	  MIB(4)
 #define ANSWER_MS 1000
 
@@ -275,14 +275,19 @@ static int on_record(struct arrival *a, struct err *e)
 	return err_set(e, EPROTO, "a record of type %u", a->in.rec.type);
 }
 
+static uint64_t done_so_far(const struct arrival *a)
+{
+	return a->in.bytes + a->duplicate * GMEM_PAGE;
+}
+
 static void on_readable(struct loop_source *s, uint32_t events)
 {
 	struct arrival *a = s->arg;
-	uint64_t limit = a->in.bytes + TURN;
+	uint64_t limit = done_so_far(a) + TURN;
 	int r = 1;
 
 	(void)events;
-	while (r == 1 && a->in.bytes < limit) {
+	while (r == 1 && done_so_far(a) < limit) {
 		int end = 0;
 
 		r = stream_read(&a->in, a->fd, &a->e);

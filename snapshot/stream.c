@@ -121,7 +121,7 @@ static bool fits(const struct stream_record *rec)
 		return rec->count > 0 && rec->count <= STREAM_PAGES_MAX &&
 		       rec->len == rec->count * GMEM_PAGE;
 	case STREAM_ZEROES:
-		return rec->count > 0 && rec->len == 0;
+		return rec->count > 0 && rec->count <= STREAM_PAGES_MAX && rec->len == 0;
 	case STREAM_ABORT:
 	case STREAM_REFUSED:
 		return rec->len <= STREAM_TEXT_MAX && rec->count == 0;

@@ -15,7 +15,7 @@
 
 TestSuite(stream, .timeout = 60);
 
-#define MEMORY_PAGES 8u
+#define MEMORY_PAGES (2 * STREAM_PAGES_MAX)
 
 static uint8_t memory[MEMORY_PAGES * GMEM_PAGE];
 static struct err e;
@@ -271,13 +271,16 @@ Test(stream, what_does_not_fit_is_refused, .init = record_source)
 	cr_expect_eq(LIE(3, .type = STREAM_ROUND, .len = 1), -EPROTO);
 	cr_expect_eq(LIE(3, .type = STREAM_ABORT, .len = STREAM_TEXT_MAX + 1), -EPROTO);
 	/* No memory there. */
-	cr_expect_eq(LIE(3, .type = STREAM_PAGES, .first = 8, .count = 1, .len = GMEM_PAGE),
-		     -EPROTO);
+	cr_expect_eq(
+		LIE(3, .type = STREAM_PAGES, .first = MEMORY_PAGES, .count = 1, .len = GMEM_PAGE),
+		-EPROTO);
 	cr_expect_eq(
 		LIE(3, .type = STREAM_PAGES, .first = UINT64_MAX, .count = 1, .len = GMEM_PAGE),
 		-EPROTO);
 	cr_expect_eq(LIE(3, .type = STREAM_ZEROES, .first = 1, .count = UINT32_MAX), -EPROTO);
-	cr_expect_eq(LIE(3, .type = STREAM_ZEROES, .first = 0, .count = MEMORY_PAGES), 1);
+	cr_expect_eq(LIE(3, .type = STREAM_ZEROES, .first = 0, .count = STREAM_PAGES_MAX), 1);
+	cr_expect_eq(LIE(3, .type = STREAM_ZEROES, .first = 0, .count = STREAM_PAGES_MAX + 1),
+		     -EPROTO);
 	cr_expect_eq(LIE(3, .type = STREAM_ABORT, .len = STREAM_TEXT_MAX), 1);
 }
 

@@ -267,8 +267,11 @@ static uint64_t count_full(const uint8_t *page, uint64_t max)
 	return n;
 }
 
-/* At most `max` pages, in the order of n->next. Returns how many there were, or -errno. */
-static int64_t copy_pages(struct fork *f, uint64_t max, struct err *e)
+/*
+ * At most `max` pages, in the order of n->next; those of zeroes stay holes if nothing is there yet
+ * (`fresh`). Returns how many there were, or -errno.
+ */
+static int64_t copy_pages(struct fork *f, uint64_t max, bool fresh, struct err *e)
 {
 	const struct gmem *mem = &f->vm->machine->mem;
 	struct fork_run *n = f->run;
@@ -279,8 +282,7 @@ static int64_t copy_pages(struct fork *f, uint64_t max, struct err *e)
 		const uint8_t *from = gmem_base(mem) + n->at * GMEM_PAGE;
 
 		len = MIN(len, max - done);
-		/* A new base has holes where it was not written. */
-		if (n->all && n->round == 1)
+		if (fresh)
 			len = count_full(from, len);
 		if (!len) {
 			len = 1;
@@ -366,7 +368,7 @@ static int freeze(struct fork *f, struct err *e)
 		return r;
 	pageset_add_all(&n->pages, &n->next);
 	n->image.paused_pages = memory_take(&f->vm->machine->mem, &n->next, &n->taken);
-	last = copy_pages(f, UINT64_MAX, e);
+	last = copy_pages(f, UINT64_MAX, false, e);
 	if (last < 0)
 		return (int)last;
 	n->image.paused_pages += (uint64_t)last;
@@ -462,7 +464,7 @@ static int turn(struct fork *f, struct err *e)
 
 	if (!n->round)
 		return prepare(f, e);
-	copied = copy_pages(f, TURN_PAGES, e);
+	copied = copy_pages(f, TURN_PAGES, n->all && n->round == 1, e);
 	if (copied == TURN_PAGES)
 		return 0;
 	r = copied < 0 ? (int)copied : ask_again(f, e);

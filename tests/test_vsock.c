@@ -933,6 +933,34 @@ Test(vsock, transport_reset_event)
 	close(fd);
 }
 
+/* A driver that deals with the event later than with a request for a connection would reset that too. */
+Test(vsock, a_connection_waits_until_a_transport_reset_was_seen)
+{
+	gpa_t at = driver_alloc(&g, 16);
+	int fd;
+
+	post(4, 4096);
+	driver_add(&g, EVENT, (struct driver_buf[]){{at, 4, true}}, 1);
+	vsock_transport_reset(g.mmio.dev);
+	cr_assert(driver_used(&g, EVENT, NULL, NULL));
+	fd = client();
+	say(fd, "CONNECT 52\n");
+	expect_nothing();
+	driver_add(&g, EVENT, (struct driver_buf[]){{at, 4, true}}, 1);
+	driver_kick(&g, EVENT);
+	expect(VSOCK_OP_REQUEST);
+	/* One that never gives a buffer back is not waited for without end. */
+	vsock_transport_reset(g.mmio.dev);
+	close(fd);
+	fd = client();
+	say(fd, "CONNECT 53\n");
+	expect_nothing();
+	usleep(250000);
+	driver_run(&g);
+	expect(VSOCK_OP_REQUEST);
+	close(fd);
+}
+
 Test(vsock, data_behind_a_passed_descriptor_is_not_lost)
 {
 	union {
@@ -1103,6 +1131,7 @@ Test(vsock, saved_and_restored)
 	cr_assert_eq(ops->activate(g.mmio.dev), 0);
 	cr_assert(driver_used(&g, EVENT, NULL, NULL));
 	post(4, 4096);
+	driver_kick(&g, EVENT); /* it was seen */
 	fd = connected(&port);
 	cr_assert_eq(port, HOST_PORT + 1, "no port is used again");
 	close(fd);

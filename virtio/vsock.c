@@ -35,6 +35,8 @@ enum { RX, TX, EVENT };
 #define TURN_BYTES   MIB(1)
 
 #define EVENT_TRANSPORT_RESET 0u
+/* How long nothing is sent to a driver that has not yet dealt with that event. */
+#define UNSEEN_NS	      200000000ull
 
 _Static_assert(sizeof(struct vsock_hdr) == 44, "virtio 1.2 section 5.10.6");
 
@@ -332,6 +334,11 @@ void vsock_pump(struct vsock *v)
 
 	if (!virtio_active(&v->dev))
 		return;
+	if (v->reset_unseen) {
+		if (!v->again.armed)
+			loop_timer_set(v->dev.env.loop, &v->again, UNSEEN_NS);
+		return;
+	}
 	while ((v->orphan_count || !TAILQ_EMPTY(&v->ready)) && (r = gather(v, 1)) > 0) {
 		if (++packets > TURN_PACKETS || bytes > TURN_BYTES) {
 			loop_timer_set(v->dev.env.loop, &v->again, 0);
@@ -365,6 +372,7 @@ static bool serve_events(struct vsock *v)
 		bool ok = virtq_chain_write(&v->chain, 0, &id, sizeof(id)) == 0;
 
 		v->state.reset_owed = !ok;
+		v->reset_unseen = ok;
 		virtq_release(q, v->chain.head, ok ? sizeof(id) : 0);
 	}
 	virtio_queue_end(&v->dev, q);
@@ -391,8 +399,12 @@ static bool vsock_notify(struct virtio_device *d, unsigned queue)
 	bool more;
 
 	vsock_mux_settle(v);
-	if (queue == EVENT)
+	if (queue == EVENT) {
+		/* A driver gives the buffer of an event back when it has dealt with it. */
+		v->reset_unseen = false;
+		vsock_pump(v);
 		return serve_events(v);
+	}
 	metric_inc(queue == RX ? &v->count.rx_queue_event_count : &v->count.tx_queue_event_count);
 	vsock_pump(v);
 	if (!virtio_active(d) || (queue == RX && !v->tx_waits))
@@ -411,6 +423,7 @@ static void vsock_reset(struct virtio_device *d)
 	/* Sockets belong to the main thread's loop: they are closed there. */
 	v->dropped = true;
 	v->tx_waits = false;
+	v->reset_unseen = false;
 	v->state.reset_owed = 0;
 	fd_event_signal(v->wake.fd);
 }

@@ -142,7 +142,12 @@ struct vsock {
 	char uds_path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* [I] */
 	struct loop_source listener, wake;			    /* [m] fds owned */
 	struct loop_timer deadline, retry, again;		    /* [m] */
-	bool dropped;	      /* [s] the guest reset the device: every connection is to go */
+	bool dropped; /* [s] the guest reset the device: every connection is to go */
+	/*
+	 * [s] The guest may not have dealt with a transport reset: it would take connections that come
+	 * meanwhile for old ones, and reset them too.
+	 */
+	bool reset_unseen;
 	bool tx_waits;	      /* [s] the tx queue waits for resets to be sent */
 	bool listener_paused; /* [m] no file descriptor was left for a client */
 

@@ -355,8 +355,11 @@ static void try_again(struct loop_timer *t)
 
 static void again(struct loop_timer *t)
 {
-	vsock_mux_settle(t->arg);
-	vsock_pump(t->arg);
+	struct vsock *v = t->arg;
+
+	vsock_mux_settle(v);
+	v->reset_unseen = false;
+	vsock_pump(v);
 }
 
 static void woken(struct loop_source *s, uint32_t events)

@@ -49,7 +49,16 @@ static struct scmp_arg_cmp translate(const struct filter_arg *a)
 	return c;
 }
 
-static void add_rule(scmp_filter_ctx ctx, const struct filter_rule *r)
+/* A rule that `who` has only if it is needed says so in place of allowing: seccomp_settle(). */
+static uint32_t action(const struct filter_rule *r, unsigned who)
+{
+	if (r->error)
+		return SCMP_ACT_ERRNO((uint16_t)r->error);
+	return filter_applies(r, who) ? SCMP_ACT_ALLOW
+				      : SCMP_ACT_TRACE((uint16_t)(r->who >> FILTER_MORE_SHIFT));
+}
+
+static void add_rule(scmp_filter_ctx ctx, const struct filter_rule *r, unsigned who)
 {
 	struct scmp_arg_cmp cmp[FILTER_ARGS];
 	unsigned n = 0;
@@ -57,10 +66,12 @@ static void add_rule(scmp_filter_ctx ctx, const struct filter_rule *r)
 	for (unsigned i = 0; i < FILTER_ARGS; i++)
 		if (r->arg[i].op != FILTER_ANY)
 			cmp[n++] = translate(&r->arg[i]);
-	check(seccomp_rule_add_exact_array(
-		      ctx, r->error ? SCMP_ACT_ERRNO((uint16_t)r->error) : SCMP_ACT_ALLOW, r->nr, n,
-		      cmp),
-	      r->why);
+	check(seccomp_rule_add_exact_array(ctx, action(r, who), r->nr, n, cmp), r->why);
+}
+
+static unsigned with_more(unsigned who)
+{
+	return who == FILTER_MAIN ? who | FILTER_WITH(SECCOMP_MORE) : who;
 }
 
 static size_t compile(unsigned who, struct sock_filter *out)
@@ -76,8 +87,8 @@ static size_t compile(unsigned who, struct sock_filter *out)
 	 * installed, and a list makes that a millisecond. */
 	check(seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2), "optimize");
 	for (size_t i = 0; i < filter_table_len; i++)
-		if (filter_applies(&filter_table[i], who))
-			add_rule(ctx, &filter_table[i]);
+		if (filter_applies(&filter_table[i], with_more(who)))
+			add_rule(ctx, &filter_table[i], who);
 	check(seccomp_export_bpf(ctx, fileno(file)), "export");
 	n = pread(fileno(file), out, INSN_MAX * sizeof(*out), 0);
 	if (n < 0 || (size_t)n == INSN_MAX * sizeof(*out))
@@ -118,8 +129,8 @@ static void print_filter(const char *name, unsigned who)
 static void print_program(const char *kind, const char *name, unsigned who)
 {
 	printf("\t[SECCOMP_%s] = {.insn = filter_%s, .len = sizeof(filter_%s) / "
-	       "sizeof(filter_%s[0]), .calls = %u},\n",
-	       kind, name, name, name, count_calls(who));
+	       "sizeof(filter_%s[0]), .calls = %u, .most = %u},\n",
+	       kind, name, name, name, count_calls(who), count_calls(with_more(who)));
 }
 
 /* One string: no pointers that would have to be relocated. */
@@ -149,18 +160,12 @@ int main(void)
 	print_filter("boot", FILTER_BOOT);
 	print_filter("main", FILTER_MAIN);
 	print_filter("vcpu", FILTER_VCPU);
-	print_filter("plug", FILTER_MAIN | FILTER_PLUG);
 	print_filter("fetch", FILTER_FETCH);
-	print_filter("fork", FILTER_MAIN | FILTER_FORK);
-	print_filter("fork_plug", FILTER_MAIN | FILTER_FORK | FILTER_PLUG);
 	printf("const struct seccomp_program seccomp_programs[SECCOMP_KINDS] = {\n");
 	print_program("BOOT", "boot", FILTER_BOOT);
 	print_program("MAIN", "main", FILTER_MAIN);
 	print_program("VCPU", "vcpu", FILTER_VCPU);
-	print_program("PLUG", "plug", FILTER_MAIN | FILTER_PLUG);
 	print_program("FETCH", "fetch", FILTER_FETCH);
-	print_program("FORK", "fork", FILTER_MAIN | FILTER_FORK);
-	print_program("FORK_PLUG", "fork_plug", FILTER_MAIN | FILTER_FORK | FILTER_PLUG);
 	printf("};\n\n");
 	print_names();
 	return ferror(stdout) || fflush(stdout) ? 1 : 0;

@@ -189,10 +189,7 @@ static int parse_file(struct seccomp *s, json_t *file, struct err *e)
 		[SECCOMP_BOOT] = {"boot"},
 		[SECCOMP_MAIN] = {"vmm", "api"},
 		[SECCOMP_VCPU] = {"vcpu"},
-		[SECCOMP_PLUG] = {"vmm", "api"},
 		[SECCOMP_FETCH] = {"vcpu"},
-		[SECCOMP_FORK] = {"vmm", "api"},
-		[SECCOMP_FORK_PLUG] = {"vmm", "api"},
 	};
 	cleanup_free struct custom *c = calloc(1, sizeof(*c));
 	int r = 0;

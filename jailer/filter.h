@@ -11,6 +11,7 @@
 
 #include <linux/filter.h>
 
+#include "jailer/more.h"
 #include "vmm/base/err.h"
 
 /*
@@ -18,13 +19,14 @@
  * the others are added to it: so it allows by itself what they allow.
  */
 enum filter_who {
-	FILTER_BOOT = 1,   /* configuring and building the machine */
-	FILTER_MAIN = 2,   /* main thread while the guest runs */
-	FILTER_VCPU = 4,   /* vCPU threads, from before their first KVM_RUN */
-	FILTER_PLUG = 8,   /* with MAIN: a network interface is a placeholder */
-	FILTER_FETCH = 16, /* the threads that bring memory after a restore */
-	FILTER_FORK = 32,  /* with MAIN: memory can be given to others */
+	FILTER_BOOT = 1,  /* configuring and building the machine */
+	FILTER_MAIN = 2,  /* main thread while the guest runs */
+	FILTER_VCPU = 4,  /* vCPU threads, from before their first KVM_RUN */
+	FILTER_FETCH = 8, /* the threads that bring memory after a restore */
 };
+/* With MAIN, if it is needed: one of enum seccomp_more. */
+#define FILTER_MORE_SHIFT 8
+#define FILTER_WITH(more) ((unsigned)(more) << FILTER_MORE_SHIFT)
 
 enum filter_op {
 	FILTER_ANY, /* not looked at */

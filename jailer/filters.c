@@ -39,14 +39,18 @@
 
 #include "jailer/filter.h"
 
-#define BOOT  FILTER_BOOT
-#define MAIN  FILTER_MAIN
-#define VCPU  FILTER_VCPU
-#define PLUG  FILTER_PLUG
-#define FETCH FILTER_FETCH
-#define FORK  FILTER_FORK
-#define ALL   (FILTER_MAIN | FILTER_VCPU)
-#define EACH  (ALL | FETCH)
+#define BOOT   FILTER_BOOT
+#define MAIN   FILTER_MAIN
+#define VCPU   FILTER_VCPU
+#define FETCH  FILTER_FETCH
+#define ALL    (FILTER_MAIN | FILTER_VCPU)
+#define EACH   (ALL | FETCH)
+/* With MAIN, only if it is needed. */
+#define PLUG   FILTER_WITH(SECCOMP_PLUG)
+#define FORK   FILTER_WITH(SECCOMP_FORK)
+#define VSOCK  FILTER_WITH(SECCOMP_VSOCK)
+#define PEERS  FILTER_WITH(SECCOMP_PEERS)
+#define RANDOM FILTER_WITH(SECCOMP_RANDOM)
 
 /* Argument `i`, an int or flags: is `v`; has none of the bits of `m`; is `v` apart from bits `m`. */
 #define IS(i, v)                                                      \
@@ -108,7 +112,6 @@ const struct filter_rule filter_table[] = {
 	CALL(epoll_pwait, MAIN, "the event loop"),
 	CALL(getrusage, MAIN, "GET /metrics: page faults, CPU time", IS(0, RUSAGE_SELF)),
 	CALL(accept4, MAIN, "an API connection", IS(3, SOCK_CLOEXEC | SOCK_NONBLOCK)),
-	CALL(getsockopt, MAIN, "whose API connection it is", IS(1, SOL_SOCKET), IS(2, SO_PEERCRED)),
 	CALL(shutdown, MAIN, "the end of an API connection"),
 	CALL(close, MAIN, "API connections"),
 	CALL(fdatasync, MAIN, "block device: flush"),
@@ -122,13 +125,11 @@ const struct filter_rule filter_table[] = {
 	CALL(fcntl, MAIN, "the same: and what it is open for", IS(1, F_GETFL)),
 	CALL(fcntl, MAIN, "a drive is locked while it is in use", IS(1, F_OFD_SETLK)),
 	IOCTL(MAIN, BLKGETSIZE64, "PATCH /drives: size of a block device"),
-	CALL(getrandom, MAIN, "entropy device"),
 	CALL(newfstatat, MAIN, "PATCH /drives: what is it; is a socket still ours, before it is removed; snapshot: what has its name"),
 	IOCTL(MAIN, TUNSETOFFLOAD, "tap: what the guest's driver accepts"),
 	IOCTL(MAIN, TUNSETQUEUE, "tap: queue pairs that the guest's driver uses"),
 	CALL(socket, MAIN, "vsock: the guest connects to the host; a tap: what its name is asked with", IS(0, AF_UNIX), IS(1, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)),
 	CALL(connect, MAIN, "vsock: the same; only sockets of the line above can"),
-	CALL(recvmsg, MAIN, "vsock: data from the host; before there is a microVM, an API request that comes with descriptors"),
 	CALL(madvise, MAIN, "balloon; vsock: give back what a connection had buffered", IS(2, MADV_DONTNEED)),
 	IOCTL(MAIN, KVM_SET_USER_MEMORY_REGION, "memory hotplug: a part of memory that the guest plugs or unplugs"),
 	IOCTL(MAIN, KVM_KVMCLOCK_CTRL, "resume: the guest's watchdogs are told of the pause"),
@@ -172,6 +173,15 @@ const struct filter_rule filter_table[] = {
 	/* --- main thread: PUT /snapshot/create with "live" --- */
 	CALL(clone, MAIN, "live snapshot: the copying thread; threads, nothing else", IS(0, THREAD_FLAGS)),
 
+	/* --- main thread, if there is a vsock device --- */
+	CALL(recvmsg, VSOCK, "vsock: data from the host, without the descriptors that came with it"),
+
+	/* --- main thread, if --api-allow lists who may connect --- */
+	CALL(getsockopt, PEERS, "whose API connection it is", IS(1, SOL_SOCKET), IS(2, SO_PEERCRED)),
+
+	/* --- main thread, if there is no /dev/urandom --- */
+	CALL(getrandom, RANDOM, "entropy device, identities of snapshots, tokens of the metadata service"),
+
 	/* --- main thread, if an interface is a placeholder: its tap comes while the guest runs --- */
 	IOCTL(BOOT | PLUG, SIOCGIFINDEX, "tap: is there one of that name"),
 	IOCTL(BOOT | PLUG, TUNSETIFF, "tap: attach"),
@@ -185,7 +195,9 @@ const struct filter_rule filter_table[] = {
 
 	/* --- before the start: API requests that configure, and building the machine --- */
 	CALL(seccomp, BOOT, "the filters of MAIN and VCPU", IS(0, SECCOMP_SET_MODE_FILTER), IS(1, 0)),
-	CALL(openat, BOOT, "/dev/kvm"),
+	CALL(openat, BOOT, "/dev/kvm, /dev/urandom"),
+	CALL(getrandom, BOOT, "the guest's seed and generation, as above before /dev/urandom is open"),
+	CALL(recvmsg, BOOT, "an API request that comes with descriptors"),
 	CALL(uname, BOOT, "which kernel a snapshot belongs to"),
 	CALL(sendmsg, BOOT, "restore: the memory's descriptor, to the process that brings it"),
 	CALL(eventfd2, BOOT, "interrupts and queue notifications"),

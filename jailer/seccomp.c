@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "jailer/seccomp.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <linux/seccomp.h>
 #include <signal.h>
@@ -40,6 +41,17 @@ void seccomp_finish(struct seccomp *s)
 	*s = (struct seccomp){0};
 }
 
+static int install(const struct sock_fprog *program, struct err *e)
+{
+	/*
+	 * Not SECCOMP_FILTER_FLAG_SPEC_ALLOW: on kernels before 5.16 a filter turns speculative
+	 * store bypass off, and a thread that runs somebody else's code should have it off.
+	 */
+	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, program) < 0)
+		return err_sys(e, "install a seccomp filter");
+	return 0;
+}
+
 int seccomp_install(const struct seccomp *s, enum seccomp_kind kind, struct err *e)
 {
 	struct sock_fprog program;
@@ -59,13 +71,35 @@ int seccomp_install(const struct seccomp *s, enum seccomp_kind kind, struct err 
 		/* The kernel does not write to it. */
 		.filter = (struct sock_filter *)(uintptr_t)s->program[kind].insn,
 	};
-	/*
-	 * Not SECCOMP_FILTER_FLAG_SPEC_ALLOW: on kernels before 5.16 a filter turns speculative
-	 * store bypass off, and a thread that runs somebody else's code should have it off.
-	 */
-	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0)
-		return err_sys(e, "install a seccomp filter");
-	return 0;
+	return install(&program, e);
+}
+
+struct sock_fprog seccomp_settle(const struct seccomp_program *p, unsigned more,
+				 struct sock_filter out[SECCOMP_INSN_MAX])
+{
+	assert(p->len <= SECCOMP_INSN_MAX);
+	for (unsigned i = 0; i < p->len; i++) {
+		const struct sock_filter *in = &p->insn[i];
+		bool asks = in->code == (BPF_RET | BPF_K) &&
+			    (in->k & SECCOMP_RET_ACTION_FULL) == SECCOMP_RET_TRACE;
+
+		out[i] = *in;
+		if (asks)
+			out[i].k = in->k & SECCOMP_RET_DATA & more ? SECCOMP_RET_ALLOW
+								   : SECCOMP_RET_TRAP;
+	}
+	return (struct sock_fprog){.len = p->len, .filter = out};
+}
+
+int seccomp_install_main(const struct seccomp *s, unsigned more, struct err *e)
+{
+	struct sock_filter insn[SECCOMP_INSN_MAX];
+	struct sock_fprog program;
+
+	if (!s || s->owned || !seccomp_built_in())
+		return seccomp_install(s, SECCOMP_MAIN, e);
+	program = seccomp_settle(&s->program[SECCOMP_MAIN], more | s->more, insn);
+	return install(&program, e);
 }
 
 /* --- names --- */

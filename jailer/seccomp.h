@@ -11,27 +11,17 @@
  *
  * Filters add up and are inherited: BOOT is installed by the main thread before anybody is listened
  * to, every vCPU thread adds VCPU before its first KVM_RUN, and the main thread adds MAIN when all
- * of them have. PLUG, which is MAIN and what attaches to a tap, takes its place if a network
- * interface is a placeholder; FORK, which is MAIN and what gives memory to others, if memory is a memfd;
- * FORK_PLUG if both. FETCH is for the threads that bring memory after a restore (snapshot/workset.h,
- * snapshot/pager.h).
+ * of them have. Some calls are in MAIN only if the microVM needs them (enum seccomp_more). FETCH is for the threads that
+ * bring memory after a restore (snapshot/workset.h, snapshot/pager.h).
  */
 #pragma once
 
 #include <linux/filter.h>
 
+#include "jailer/more.h"
 #include "vmm/base/err.h"
 
-enum seccomp_kind {
-	SECCOMP_BOOT,
-	SECCOMP_MAIN,
-	SECCOMP_VCPU,
-	SECCOMP_PLUG,
-	SECCOMP_FETCH,
-	SECCOMP_FORK,
-	SECCOMP_FORK_PLUG,
-	SECCOMP_KINDS
-};
+enum seccomp_kind { SECCOMP_BOOT, SECCOMP_MAIN, SECCOMP_VCPU, SECCOMP_FETCH, SECCOMP_KINDS };
 
 #define SECCOMP_EXIT_CODE 148
 
@@ -39,6 +29,7 @@ struct seccomp_program {
 	const struct sock_filter *insn; /* NULL: this kind has no filter */
 	unsigned short len;
 	unsigned calls; /* system calls that it allows, under whatever conditions */
+	unsigned most;	/* the same with all of enum seccomp_more */
 };
 
 /* Made from filters.c by compile.c, with the names of system calls: each ends with a zero byte. */
@@ -50,6 +41,7 @@ extern const int seccomp_names_count;
 struct seccomp {
 	struct seccomp_program program[SECCOMP_KINDS];
 	struct sock_filter *owned; /* of a file, or NULL */
+	unsigned more;		   /* enum seccomp_more, whatever the microVM is */
 };
 
 /* The filters made from filters.c when spore was built. */
@@ -70,9 +62,20 @@ int seccomp_handle(void (*last)(void), struct err *e);
 
 /*
  * Puts the calling thread under the filter of `kind`, for good. Sets no_new_privs. `s` may be NULL
- * (--no-seccomp): nothing happens. 0 or -errno.
+ * (--no-seccomp): nothing happens. MAIN has a function of its own, for what `more`
+ * names (enum seccomp_more); a filter of a file allows what it allows. 0 or -errno.
  */
 int seccomp_install(const struct seccomp *s, enum seccomp_kind kind, struct err *e);
+int seccomp_install_main(const struct seccomp *s, unsigned more, struct err *e);
+
+/* No program of MAIN is longer. */
+#define SECCOMP_INSN_MAX 512
+/*
+ * In the program that was made for MAIN, what is only allowed if it is needed returns SECCOMP_RET_TRACE and who needs it: this
+ * writes it to `out` with that decided.
+ */
+struct sock_fprog seccomp_settle(const struct seccomp_program *p, unsigned more,
+				 struct sock_filter out[SECCOMP_INSN_MAX]);
 
 /* Name of a system call of x86-64, "?" when unknown. */
 const char *seccomp_call_name(int nr);

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,6 +14,7 @@
 #include "snapshot/workset.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/base/random.h"
 
 void snapshot_history_init(struct snapshot_history *h)
 {
@@ -199,8 +199,8 @@ int job_begin(struct job *j, struct vm *vm, struct snapshot_history *h,
 	r = output_create(&j->out, p->snapshot_path, p->mem_file_path, e);
 	if (r < 0)
 		return r;
-	if (getrandom(&j->state.meta.id, sizeof(j->state.meta.id), 0) != sizeof(j->state.meta.id))
-		r = err_sys(e, "choose an id");
+	if (random_bytes(&j->state.meta.id, sizeof(j->state.meta.id)) != sizeof(j->state.meta.id))
+		r = err_set(e, EAGAIN, "choose an id: the host has no random bytes");
 	j->state.config = p->config;
 	j->state.config_len = p->config_len;
 	fill_meta(j);

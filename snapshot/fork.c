@@ -41,12 +41,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "snapshot/precopy.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/base/random.h"
 
 #define ROUNDS_MAX   8u
 /* What is left for the pause: 1 MiB. */
@@ -318,8 +318,8 @@ static int fill_meta(struct fork *f, struct err *e)
 	struct state_meta *meta = &f->run->state.meta;
 	struct timespec now;
 
-	if (getrandom(&meta->id, sizeof(meta->id), 0) != sizeof(meta->id))
-		return err_sys(e, "choose an id");
+	if (random_bytes(&meta->id, sizeof(meta->id)) != sizeof(meta->id))
+		return err_set(e, EAGAIN, "choose an id: the host has no random bytes");
 	clock_gettime(CLOCK_REALTIME, &now);
 	meta->created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 	snprintf(meta->made_by, sizeof(meta->made_by), "%s", SPORE_VERSION);

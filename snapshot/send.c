@@ -12,7 +12,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -23,6 +22,7 @@
 #include "snapshot/stream.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/base/random.h"
 #include "vmm/drive.h"
 
 /* How long the target may be silent: while it makes a VM, while it takes pages, while nobody runs. */
@@ -534,8 +534,8 @@ static int begin(struct sending *s, struct err *e)
 
 	s->out = (struct stream_out){.fd = s->fd, .timeout_ms = STALL_MS, .stop = &s->rounds.stop};
 	stream_in_init(&s->in, STREAM_FROM_TARGET);
-	if (r == 0 && getrandom(s->hello.id, sizeof(s->hello.id), 0) != sizeof(s->hello.id))
-		r = err_sys(e, "choose an id");
+	if (r == 0 && random_bytes(s->hello.id, sizeof(s->hello.id)) != sizeof(s->hello.id))
+		r = err_set(e, EAGAIN, "choose an id: the host has no random bytes");
 	if (r == 0)
 		r = pageset_init(&s->dirty, s->hello.mem_size / GMEM_PAGE, e);
 	if (r == 0)

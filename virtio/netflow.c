@@ -2,7 +2,8 @@
 #include "virtio/netflow.h"
 
 #include <string.h>
-#include <sys/random.h>
+
+#include "vmm/base/random.h"
 
 #define WAYS 8u
 #define SETS 512u
@@ -63,13 +64,11 @@ static struct entry *set_of(struct netflow *t, const struct netflow_key *key)
 struct netflow *netflow_create(void)
 {
 	struct netflow *t = calloc(1, sizeof(*t));
-	ssize_t got;
 
 	if (!t)
 		return NULL;
 	/* Early at boot the pool may not be ready: any secret is better than waiting. */
-	got = getrandom(t->secret, sizeof(t->secret), GRND_NONBLOCK);
-	if (got != (ssize_t)sizeof(t->secret)) {
+	if (random_bytes(t->secret, sizeof(t->secret)) != sizeof(t->secret)) {
 		t->secret[0] = now_ns();
 		t->secret[1] = (uint64_t)(uintptr_t)t * 0x9e3779b97f4a7c15u;
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * virtio-entropy, section 5.4 of virtio 1.2. One queue; each chain is room for random bytes, which
- * getrandom(2) writes straight into guest memory. No features of its own, no configuration.
+ * the host's kernel writes straight into guest memory. No features of its own, no configuration.
  *
  * A hostile guest can at worst make the host's kernel generate random bytes for as long as its own
  * notifications last, in turns of RNG_TURN requests. It cannot drain a pool: there is none. With a
@@ -9,8 +9,7 @@
  */
 #include "virtio/rng.h"
 
-#include <errno.h>
-#include <sys/random.h>
+#include "vmm/base/random.h"
 
 /* Requests in a row: 512 KiB, about a millisecond. */
 #define RNG_TURN 8u
@@ -29,24 +28,6 @@ static struct rng *to_rng(struct virtio_device *d)
 	return CONTAINER_OF(d, struct rng, dev);
 }
 
-/* Fills one buffer; returns how many bytes it got. */
-static uint32_t fill(uint8_t *buf, uint32_t len)
-{
-	uint32_t done = 0;
-
-	while (done < len) {
-		/* NONBLOCK: a host that has no entropy yet must not stop the main thread. */
-		ssize_t r = getrandom(buf + done, len - done, GRND_NONBLOCK);
-
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r <= 0)
-			break;
-		done += (uint32_t)r;
-	}
-	return done;
-}
-
 /* Serves g->chain. Returns the bytes written into it; what is to be read in it means nothing. */
 static uint32_t serve(struct rng *g)
 {
@@ -58,7 +39,7 @@ static uint32_t serve(struct rng *g)
 		metric_inc(&g->count.entropy_event_fails);
 	for (unsigned i = c->split; done < want; i++) {
 		uint32_t len = (uint32_t)MIN(c->iov[i].iov_len, (size_t)(want - done));
-		uint32_t got = fill(c->iov[i].iov_base, len);
+		uint32_t got = (uint32_t)random_bytes(c->iov[i].iov_base, len);
 
 		done += got;
 		if (got < len) {

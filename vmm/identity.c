@@ -3,9 +3,9 @@
 
 #include <assert.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 
 #include "vmm/base/fd.h"
+#include "vmm/base/random.h"
 #include "vmm/layout.h"
 
 #define GENID_LEN 16u
@@ -47,8 +47,8 @@ static int write_genid(struct identity *id, struct err *e)
 {
 	uint8_t genid[GENID_LEN];
 
-	if (getrandom(genid, sizeof(genid), GRND_NONBLOCK) != sizeof(genid))
-		return err_sys(e, "random bytes for a VM generation ID");
+	if (random_bytes(genid, sizeof(genid)) != sizeof(genid))
+		return err_set(e, EAGAIN, "no random bytes for a VM generation ID");
 	/* Both pages are below 1 MiB, where there is always memory. */
 	gmem_write(id->mem, LAYOUT_VMGENID, genid, sizeof(genid));
 	return 0;

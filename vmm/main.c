@@ -407,6 +407,7 @@ static int load_filters(struct app *app, struct err *e)
 		r = seccomp_load(&app->seccomp, o->seccomp_filter, e);
 	else
 		seccomp_init(&app->seccomp);
+	app->seccomp.more = o->allow_count ? SECCOMP_PEERS : 0;
 	app->vm.seccomp = &app->seccomp;
 	return r == 0 ? 0 : err_wrap(e, "--seccomp-filter");
 }

@@ -4,7 +4,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
+
+#include "vmm/base/random.h"
 
 void mmds_tokens_finish(struct mmds_tokens *t)
 {
@@ -36,7 +37,7 @@ int mmds_token_make(struct mmds_tokens *t, uint64_t now_ns, uint64_t expires_ns,
 		t->token = calloc(MMDS_TOKENS, sizeof(*t->token));
 	if (!t->token)
 		return -ENOMEM;
-	if (getrandom(new.secret, sizeof(new.secret), 0) != (ssize_t)sizeof(new.secret))
+	if (random_bytes(new.secret, sizeof(new.secret)) != sizeof(new.secret))
 		return -EAGAIN;
 	*oldest(t, now_ns) = new;
 	for (unsigned i = 0; i < MMDS_TOKEN_BYTES; i++)

@@ -10,6 +10,7 @@
 #include "vmm/acpi.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/base/random.h"
 #include "vmm/cmdline.h"
 #include "vmm/cpu_template.h"
 #include "vmm/mptable.h"
@@ -231,16 +232,15 @@ static void on_ended(struct loop_source *s, uint32_t events)
 		vm->ended(vm, exit_code(end));
 }
 
-/* What the main thread may do from now on. */
-static enum seccomp_kind main_filter(const struct config *c)
+/* What its filter has to allow the main thread beyond what it does for every microVM. */
+static unsigned needs(const struct config *c)
 {
-	bool plug = false;
+	unsigned more = random_open() ? 0 : SECCOMP_RANDOM;
 
 	for (unsigned i = 0; i < c->net_count; i++)
-		plug |= c->net[i].placeholder;
-	if (c->machine.memfd)
-		return plug ? SECCOMP_FORK_PLUG : SECCOMP_FORK;
-	return plug ? SECCOMP_PLUG : SECCOMP_MAIN;
+		more |= c->net[i].placeholder ? SECCOMP_PLUG : 0;
+	more |= c->machine.memfd ? SECCOMP_FORK : 0;
+	return more | (c->vsock.uds_path ? SECCOMP_VSOCK : 0);
 }
 
 int machine_park(struct vm_machine *m, struct err *e)
@@ -255,7 +255,7 @@ int machine_park(struct vm_machine *m, struct err *e)
 
 int machine_confine(struct vm_machine *m, struct err *e)
 {
-	return seccomp_install(m->vm->seccomp, main_filter(&m->vm->config), e);
+	return seccomp_install_main(m->vm->seccomp, needs(&m->vm->config), e);
 }
 
 /* --- create/destroy --- */

@@ -349,6 +349,50 @@ Test(loop, a_signal_comes_when_the_lock_is_free)
 	close(signalled);
 }
 
+static void signal_first(struct source *me)
+{
+	cr_assert(loop_signal(me->loop, &mutex, signalled));
+}
+
+static void signal_second(struct source *me)
+{
+	cr_assert_not(loop_signal(me->loop, &mutex, signalled), "due already");
+	cr_assert_not(fd_event_drain(signalled));
+	cr_assert_eq(pthread_mutex_trylock(&mutex), EBUSY);
+}
+
+/* The third is of the same batch, but of somebody else. */
+static void signal_was_given(struct source *me)
+{
+	(void)me;
+	cr_assert_eq(pthread_mutex_trylock(&mutex), 0);
+	pthread_mutex_unlock(&mutex);
+	cr_assert(fd_event_drain(signalled));
+}
+
+Test(loop, neighbours_with_one_lock_share_a_signal)
+{
+	struct source a, b, c;
+
+	signalled = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	add(&a, signal_first);
+	add(&b, signal_second);
+	add(&c, signal_was_given);
+	a.s.lock = b.s.lock = &mutex;
+	poke(&a);
+	poke(&b);
+	poke(&c);
+	run();
+	cr_assert_eq(a.calls + b.calls + c.calls, 3);
+	drop(&c);
+	poke(&a);
+	run();
+	cr_assert(fd_event_drain(signalled), "also behind the last of a batch");
+	drop(&a);
+	drop(&b);
+	close(signalled);
+}
+
 static void nothing(int sig)
 {
 	(void)sig;

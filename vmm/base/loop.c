@@ -202,24 +202,29 @@ static void run_timers(struct loop *l)
 	}
 }
 
+/* A lock is kept from one source to the next that has it too: one signal is for both then. */
 static void run_batch(struct loop *l)
 {
+	pthread_mutex_t *lock = NULL;
+
 	for (l->batch_pos = 0; l->batch_pos < l->batch_len;) {
 		struct epoll_event *ev = &l->batch[l->batch_pos++];
 		struct loop_source *s = ev->data.ptr;
-		pthread_mutex_t *lock;
 
 		if (!s)
 			continue;
-		lock = s->lock; /* the callback may free its source */
-		if (lock && l->holding) {
+		if (s->lock && l->holding) {
 			put_on_hold(l, s);
 			continue;
 		}
-		enter(l, lock);
+		if (lock != s->lock) {
+			leave(l, lock);
+			lock = s->lock; /* the callback may free its source */
+			enter(l, lock);
+		}
 		s->ready(s, ev->events);
-		leave(l, lock);
 	}
+	leave(l, lock);
 	l->batch_len = 0;
 	l->batch_pos = 0;
 }

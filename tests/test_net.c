@@ -34,6 +34,7 @@ struct fake {
 	int fail_send;	/* -errno */
 	unsigned sends; /* calls */
 	unsigned recvs;
+	bool answers; /* each frame comes back while it is sent */
 	bool gone;
 };
 
@@ -65,6 +66,8 @@ static int fake_send(struct netbackend *b, unsigned pair, struct iovec *iov, int
 	f->sends++;
 	if (f->fail_send)
 		return f->fail_send;
+	if (f->answers)
+		cr_assert_gt(writev(f->peer[pair], iov, n), 0);
 	return writev(b->fd[pair], iov, n) < 0 ? -errno : 0;
 }
 
@@ -634,6 +637,90 @@ Test(net, frames_that_come_alone_cost_a_call_each)
 	}
 	cr_expect_eq(used, 25);
 	cr_expect_eq(fake->recvs, 6, "all in one turn again");
+}
+
+/* What the host answers with while it is given a frame comes in the same turn, with one interrupt. */
+Test(net, answers_are_taken_behind_what_was_sent)
+{
+	struct frame f = udp();
+	uint64_t irqs = 0;
+
+	for (unsigned i = 0; i < 8; i++)
+		add_rx(1526);
+	driver_kick(&g, RX);
+	(void)driver_irq(&g);
+	fake->recvs = 0;
+	fake->answers = true;
+	for (unsigned i = 0; i < 3; i++)
+		add_tx(NULL, &f);
+	driver_kick(&g, TX);
+	driver_run(&g);
+	cr_expect_eq(fake->recvs, 3, "%u calls: as many as were sent", fake->recvs);
+	cr_assert_eq(read(g.irq_fd, &irqs, sizeof(irqs)), (ssize_t)sizeof(irqs));
+	cr_expect_eq(irqs, 1);
+	for (unsigned i = 0; i < 3; i++) {
+		cr_assert(driver_used(&g, TX, NULL, NULL));
+		cr_assert(driver_used(&g, RX, NULL, NULL));
+		cr_assert(network_got_frame(&f));
+	}
+}
+
+/* Who only sends is not made to look for answers each time. */
+Test(net, answers_that_never_come_are_seldom_looked_for)
+{
+	struct frame f = udp();
+
+	for (unsigned i = 0; i < 8; i++)
+		add_rx(1526);
+	driver_kick(&g, RX);
+	fake->recvs = 0;
+	for (unsigned i = 0; i < 68; i++) {
+		send_one(NULL, &f);
+		cr_assert(network_got_frame(&f));
+	}
+	cr_expect_eq(fake->recvs, 4, "%u calls", fake->recvs);
+	arrive(0, &f);
+	driver_run(&g);
+	cr_assert(driver_used(&g, RX, NULL, NULL));
+}
+
+/* Nothing is received behind the driver's back. */
+Test(net, answers_wait_for_buffers_and_sound_rings)
+{
+	struct frame f = udp();
+
+	send_one(NULL, &f);
+	arrive(0, &f);
+	send_one(NULL, &f);
+	cr_expect_eq(fake->recvs, 0, "no buffers");
+	add_rx(1526);
+	driver_kick(&g, RX);
+	cr_assert(driver_used(&g, RX, NULL, NULL));
+	arrive(0, &f);
+	add_rx(1526);
+	add_tx(NULL, &f);
+	driver_publish(&g, TX, DRIVER_QUEUE_SIZE);
+	fake->recvs = 0;
+	driver_kick(&g, TX);
+	driver_run(&g);
+	cr_assert(driver_broken(&g));
+	cr_expect_eq(fake->recvs, 0, "a broken ring");
+}
+
+Test(net, a_receive_ring_that_breaks_behind_what_was_sent)
+{
+	struct frame f = udp();
+
+	add_rx(100); /* too little, so the ring is looked at again */
+	driver_kick(&g, RX);
+	add_tx(NULL, &f);
+	fake->answers = true;
+	driver_publish(&g, RX, DRIVER_QUEUE_SIZE);
+	driver_kick(&g, TX);
+	cr_assert(driver_broken(&g));
+	cr_assert(driver_used(&g, TX, NULL, NULL), "what was sent is told all the same");
+	driver_start(&g, VIRTIO_FEATURES_COMMON | F_MAC | F_MRG_RXBUF);
+	send_one(NULL, &f);
 }
 
 Test(net, without_buffers_nobody_is_woken)

@@ -36,8 +36,9 @@ struct net_pair {
 	uint64_t rx_most; /* [s] most bytes that the driver had on offer at once */
 	unsigned
 		rx_alone; /* [s] turns that take one frame each, before one looks for a second again */
-	bool rx_starved; /* [s] waits for buffers */
-	bool tx_blocked; /* [s] waits for the backend */
+	unsigned rx_silent; /* [s] turns of sending behind which nothing is looked for */
+	bool rx_starved;    /* [s] waits for buffers */
+	bool tx_blocked;    /* [s] waits for the backend */
 };
 
 struct net {

@@ -157,6 +157,13 @@ static bool throttled(struct net *n, struct limiter *l, struct loop_timer *t, ui
 	return true;
 }
 
+/*
+ * Takes what came back for the frames just sent: the host's kernel acknowledges a stream while it is
+ * given it. Nobody has to be woken for it then, and one interrupt tells of both. Where nothing comes
+ * back it is not looked for each time.
+ */
+static void serve_answers(struct net *n, unsigned pair, unsigned sent);
+
 bool net_serve_tx(struct net *n, unsigned pair)
 {
 	struct net_pair *p = &n->pair[pair];
@@ -189,6 +196,8 @@ bool net_serve_tx(struct net *n, unsigned pair)
 	}
 	if (r > 0)
 		metric_inc(&n->count.tx_remaining_reqs_count);
+	if (r == 0)
+		serve_answers(n, pair, served);
 	return r > 0 && !wait;
 }
 
@@ -339,26 +348,21 @@ static unsigned rx_turn(const struct net *n, struct net_pair *p)
 	return 1;
 }
 
-void net_serve_rx(struct net *n, unsigned pair)
+/* Up to `turn` frames from the backend; *frames: how many there were. The step that was the last. */
+static int serve_rx(struct net *n, unsigned pair, unsigned turn, unsigned *frames)
 {
 	struct net_pair *p = &n->pair[pair];
 	struct virtq *q = &n->queue[2 * pair];
-	unsigned turn, frames;
 	bool dead = false;
 	int step = RX_FRAME;
 
-	if (n->dead || p->rx_timer.armed)
-		return;
-	turn = rx_turn(n, p);
 	netpool_begin(&n->pool, q);
 	for (unsigned i = 0; n->mmds && pair == 0 && i < NET_TURN && step == RX_FRAME; i++)
 		step = receive_mmds(n, net_has(n, NET_F_MRG_RXBUF));
 	if (step == RX_IDLE)
 		step = RX_FRAME;
-	for (frames = 0; frames < turn && step == RX_FRAME; frames += step == RX_FRAME)
+	for (*frames = 0; *frames < turn && step == RX_FRAME; *frames += step == RX_FRAME)
 		step = receive(n, pair, &dead);
-	if (step == RX_IDLE && frames == 1)
-		p->rx_alone = NET_ALONE;
 	netpool_end(&n->pool);
 	virtio_queue_end(&n->dev, q);
 	p->rx_starved = step == RX_STARVED;
@@ -375,4 +379,29 @@ void net_serve_rx(struct net *n, unsigned pair)
 		virtio_needs_reset(&n->dev, step);
 	}
 	net_watch(n, p);
+	return step;
+}
+
+void net_serve_rx(struct net *n, unsigned pair)
+{
+	struct net_pair *p = &n->pair[pair];
+	unsigned frames;
+
+	if (n->dead || p->rx_timer.armed)
+		return;
+	if (serve_rx(n, pair, rx_turn(n, p), &frames) == RX_IDLE && frames == 1)
+		p->rx_alone = NET_ALONE;
+}
+
+static void serve_answers(struct net *n, unsigned pair, unsigned sent)
+{
+	struct net_pair *p = &n->pair[pair];
+	unsigned frames;
+
+	if (!sent || n->dead || n->backend->ops->flush || p->rx_timer.armed || p->rx_starved)
+		return;
+	if (p->rx_silent)
+		p->rx_silent--;
+	else if (serve_rx(n, pair, sent, &frames) == RX_IDLE && frames == 0)
+		p->rx_silent = NET_ALONE;
 }

@@ -310,28 +310,34 @@ static void on_output(struct loop_source *src, uint32_t events)
 		loop_del(s->loop, src);
 }
 
+static bool can_write(const struct serial *s)
+{
+	struct pollfd p = {.fd = s->out_fd, .events = POLLOUT};
+
+	return poll(&p, 1, 0) > 0;
+}
+
+/* What can be written is, before anything is watched for it: three system calls less a batch. */
 static void on_tx_ready(struct loop_source *src, uint32_t events)
 {
 	struct serial *s = src->arg;
 
 	(void)events;
-	fd_event_drain(src->fd);
-	if (s->out_pollable) {
-		if (!s->out.added && loop_add(s->loop, &s->out, EPOLLOUT, NULL) < 0)
-			s->out_pollable = false; /* EPERM: a regular file, which never blocks */
-	}
+	if (s->out.added || s->tx_len == 0)
+		return;
+	if (s->out_pollable && can_write(s))
+		drain_piece(s);
+	if (s->out_pollable && s->tx_len > 0 && loop_add(s->loop, &s->out, EPOLLOUT, NULL) < 0)
+		s->out_pollable = false; /* EPERM: a regular file, which never blocks */
 	while (!s->out_pollable && drain_piece(s))
 		;
 }
 
 void serial_flush(struct serial *s)
 {
-	struct pollfd p = {.fd = s->out_fd, .events = POLLOUT};
-
-	while (s->tx_len && poll(&p, 1, 0) == 1 && p.revents & POLLOUT) {
+	while (s->tx_len && can_write(s))
 		if (!drain_piece(s))
 			break;
-	}
 }
 
 /* --- saved state --- */
@@ -427,7 +433,8 @@ int serial_init(struct serial *s, struct loop *loop, pthread_mutex_t *lock, int 
 	s->out = (struct loop_source){.ready = on_output, .arg = s, .lock = lock};
 	s->tx_ready = (struct loop_source){
 		.fd = s->tx_event, .ready = on_tx_ready, .arg = s, .lock = lock};
-	r = loop_add(loop, &s->tx_ready, EPOLLIN, e);
+	/* Edge-triggered, and never read: one system call less a batch. */
+	r = loop_add(loop, &s->tx_ready, EPOLLIN | EPOLLET, e);
 	if (r == 0)
 		serial_connect(s, in_fd, out_fd);
 	return r;

@@ -242,6 +242,7 @@ FUZZ_SECONDS ?= 60
 FUZZERS := $(SRC_FUZZ:tests/fuzz/%.c=$(B)/fuzz/%)
 
 $(B)/fuzz/fuzz_agent: $(patsubst %.c,$(B)/fuzzobj/%.o,$(SRC_PROTO) ctl/session.c)
+$(B)/fuzz/fuzz_pool: $(B)/fuzzobj/ctl/pool_claim.o
 $(B)/fuzz/%: $(B)/fuzzobj/tests/fuzz/%.o $(SRC_LIB:%.c=$(B)/fuzzobj/%.o) \
 		$(SRC_LWIP:%=$(B)/fuzzobj/%.o) \
 		$(patsubst %.c,$(B)/fuzzobj/%.o,$(wildcard tests/lib/*.c))

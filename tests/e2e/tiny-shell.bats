@@ -150,6 +150,12 @@ has_identity() {
 	done
 	grep -qF works "$SNAP/serial" || fail "its console is elsewhere"
 	has_identity
+	# VMGenID, and VMClock's generation, which is behind its page's 104th byte.
+	snap clone
+	for at in 0xfe000:16 0xff068:8; do
+		! cmp -s -i $((${at%:*})) -n "${at#*:}" "$SNAP/s.mem" "$SNAP/clone.mem" ||
+			fail "the guest cannot tell that it is another one ($at)"
+	done
 	[ "$hash" = "$(sha256sum "$SNAP/s.mem" "$SNAP/s.state")" ]
 	vm_kill
 	# A process of its own takes the same; and a snapshot without the service has no metadata.

@@ -541,6 +541,10 @@ steady() {
 		rm "$SNAP/vsock"
 		restore s
 	done
+	for _ in $(seq 3000); do
+		[ "$(cat "$ALL" "$VM_DIR/out" | wc -c)" -lt 110 ] || break
+		sleep 0.02
+	done
 	printf x >&7
 	ends_with 0
 	cat "$VM_DIR/out" >>"$ALL"

@@ -24,11 +24,11 @@ SRC       := $(wildcard vmm/base/*.c virtio/*.c vmm/*.c snapshot/*.c api-sock/*.
 # jailer/ is two programs and a tool of the build: what spore has of it, and what spore-jailer is.
 SRC_SECCOMP := jailer/seccomp.c jailer/bpf.c jailer/custom.c
 SRC_JAILER  := $(filter-out $(SRC_SECCOMP) jailer/filters.c jailer/compile.c,$(wildcard jailer/*.c)) \
-	vmm/base/err.c vmm/base/fd.c vmm/base/hint.c
+	vmm/base/err.c vmm/base/fd.c vmm/base/help.c vmm/base/hint.c
 SRC       += $(SRC_SECCOMP)
 SRC_GEN   := $(B)/gen/filters.c
 SRC_LIB   := $(filter-out vmm/main.c,$(SRC)) $(SRC_GEN)
-SRC_CTL   := $(wildcard ctl/*.c) vmm/base/err.c vmm/base/fd.c vmm/base/hint.c
+SRC_CTL   := $(wildcard ctl/*.c) vmm/base/err.c vmm/base/fd.c vmm/base/help.c vmm/base/hint.c
 SRC_TEST  := $(wildcard tests/test_*.c tests/lib/*.c)
 SRC_FUZZ  := $(wildcard tests/fuzz/fuzz_*.c)
 SRC_BENCH := $(wildcard tests/bench/*.c)

@@ -8,6 +8,7 @@
 
 #include "ctl/ctl.h"
 #include "ctl/table.h"
+#include "vmm/base/help.h"
 
 #define OPTIONS_MAX 64
 
@@ -193,8 +194,9 @@ static const char *option_name(void *arg, unsigned i)
 	return i < p->count ? p->option[i]->name : NULL;
 }
 
-static void print_options(const struct ctl_option *o)
+void ctl_print_options(const struct ctl_option *o)
 {
+	fflush(stdout);
 	for (; o && o->name; o++) {
 		char left[64], letter[5] = "    ";
 
@@ -202,7 +204,7 @@ static void print_options(const struct ctl_option *o)
 			snprintf(letter, sizeof(letter), "-%c, ", o->letter);
 		snprintf(left, sizeof(left), "%s--%s%s%s", letter, o->name, o->value ? " " : "",
 			 o->value ? o->value : "");
-		printf("  %-28s %s\n", left, o->help);
+		help_print(STDOUT_FILENO, left, 28, o->help);
 	}
 }
 
@@ -212,8 +214,8 @@ static void print_help(const struct parser *p)
 
 	printf("usage: sporectl %s [OPTION...]%s%s\n\noptions:\n", p->c->verb,
 	       u->arguments[0] ? " " : "", u->arguments);
-	print_options(u->options);
-	print_options(ctl_common_options);
+	ctl_print_options(u->options);
+	ctl_print_options(ctl_common_options);
 	printf("\nexamples:\n");
 	for (const char *line = u->examples; *line;) {
 		size_t len = strcspn(line, "\n");

@@ -84,6 +84,8 @@ struct ctl_common {
 	bool json, help;
 };
 extern const struct ctl_option ctl_common_options[];
+/* As --help has them, to standard output. NULL: none. */
+void ctl_print_options(const struct ctl_option *o);
 void ctl_apply_common(struct ctl *c, const struct ctl_common *common);
 
 /* "512M", "2G", "64K" (bytes) or "256" (MiB). False: it is none, is 0, or does not fit. */

@@ -52,11 +52,9 @@ static int print_help(const struct ctl *c)
 		printf("  %s%-11s%s %s\n", table_color(c, TABLE_BOLD), verbs[i].name,
 		       table_color(c, TABLE_PLAIN), verbs[i].summary);
 	printf("\noptions of all verbs:\n");
-	for (const struct ctl_option *o = ctl_common_options; o->name; o++)
-		printf("  --%-9s %-6s %s\n", o->name, o->value ? o->value : "", o->help);
-	printf("\nsporectl VERB --help tells the rest, with examples. sporectl --version prints "
-	       "the "
-	       "version.\n");
+	ctl_print_options(ctl_common_options);
+	printf("\nsporectl VERB --help tells the rest, with examples.\n"
+	       "sporectl --version prints the version.\n");
 	return 0;
 }
 

@@ -54,14 +54,12 @@ static const struct ctl_usage usage = {
 	.options = options,
 	.min = 1,
 	.max = CTL_MANY,
-	.examples = "# a directory, a tar, an image of containers (OCI layout or archive, docker "
-		    "save)\n"
+	.examples = "# a directory, a tar, containers (OCI layout or archive, docker save)\n"
 		    "sporectl image build ./rootfs\n"
 		    "sporectl image build rootfs.tar.xz -o root.ext4 --size 2G\n"
 		    "sporectl image build app.oci.tar --type squashfs\n"
 		    "# Debian, ready for: sporectl run\n"
-		    "sporectl image build debian:bookworm --include python3-minimal,iproute2 "
-		    "--default\n"
+		    "sporectl image build debian:bookworm --include python3-minimal --default\n"
 		    "sporectl image ls\n"
 		    "sporectl image rm 5f2c1b7d9a604e38\n",
 };

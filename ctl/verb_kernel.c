@@ -50,8 +50,7 @@ static const struct ctl_usage usage = {
 	.examples = "# Debian's own kernel, with an initial RAM disk of the modules that it needs\n"
 		    "sporectl kernel get --default\n"
 		    "sporectl kernel get --package linux-image-6.1.0-56-cloud-amd64\n"
-		    "# a small one without modules, which boots in a fraction of the time; "
-		    "compiling takes minutes\n"
+		    "# a small one without modules, quick to boot; compiling takes minutes\n"
 		    "sporectl kernel build --default\n"
 		    "sporectl run --rm -- uname -a\n",
 };

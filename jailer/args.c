@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "vmm/base/help.h"
+
 #define ID_MAX 64
 
 enum kind { FLAG, TEXT, NUMBER, LIST };
@@ -64,7 +66,7 @@ void args_print_help(int fd)
 
 		snprintf(left, sizeof(left), "--%s%s%s", specs[i].name, specs[i].value ? " " : "",
 			 specs[i].value ? specs[i].value : "");
-		dprintf(fd, "  %-36s %s\n", left, specs[i].help);
+		help_print(fd, left, 36, specs[i].help);
 	}
 }
 

@@ -4,7 +4,7 @@
  *
  *	spore-snapshot info STATE
  *	spore-snapshot verify STATE MEMORY
- *	spore-snapshot merge BASE-STATE BASE-MEMORY DIFF-STATE DIFF-MEMORY NEW-STATE NEW-MEMORY
+ *	spore-snapshot merge STATE MEMORY DIFF-STATE DIFF-MEMORY NEW-STATE NEW-MEMORY
  *	spore-snapshot pack STATE MEMORY PACK
  *	spore-snapshot unpack PACK STATE MEMORY
  *
@@ -65,7 +65,7 @@ static const struct {
 } verbs[] = {
 	{"info", 1, info, "STATE"},
 	{"verify", 2, verify, "STATE MEMORY"},
-	{"merge", 6, merge, "BASE-STATE BASE-MEMORY DIFF-STATE DIFF-MEMORY NEW-STATE NEW-MEMORY"},
+	{"merge", 6, merge, "STATE MEMORY DIFF-STATE DIFF-MEMORY NEW-STATE NEW-MEMORY"},
 	{"pack", 3, pack, "STATE MEMORY PACK"},
 	{"unpack", 3, unpack, "PACK STATE MEMORY"},
 };

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vmm/base/help.h"
+
 enum option_type { FLAG, TEXT, NUMBER, FD, MODE, OWNER, ALLOW, SHELL, REFUSED_FLAG };
 
 static const struct spec {
@@ -69,7 +71,7 @@ void options_print_help(int fd)
 
 		snprintf(left, sizeof(left), "--%s%s%s", specs[i].name, specs[i].value ? " " : "",
 			 specs[i].value ? specs[i].value : "");
-		dprintf(fd, "  %-34s %s\n", left, specs[i].help);
+		help_print(fd, left, 34, specs[i].help);
 	}
 }
 

@@ -16,7 +16,7 @@ page() {
 
 # options: the left and right halves of the options in a text of --help, one a line.
 help_options() {
-	sed -n '/^options:/,/^$/p' | sed -n 's/^ *\(-.*\)$/\1/p' | sed 's/   */ /; s/  */ /g'
+	sed -n '/^options:/,/^$/p' | sed -n 'H; ${ x; s/\n \{20,\}/ /g; p }' | sed -n 's/^ *\(-.*\)$/\1/p' | sed 's/   */ /; s/  */ /g'
 }
 
 # page_options HEADING: the same of that section of a page: an option's line and the one below it.
@@ -52,6 +52,17 @@ same() {
 		[ -n "$example" ] || { echo "$verb: no example"; return 1; }
 		page sporectl | grep -F -- "$example" >/dev/null || { echo "$verb: $example"; return 1; }
 	done
+}
+
+@test "help: 80 columns are enough for every line" {
+	for program in spore spore-jailer sporectl spore-overlay spore-snapshot; do "build/$program" --help || true; done >"$BATS_TEST_TMPDIR/help" 2>&1
+	for verb in $(build/sporectl --help | sed -n '/^verbs:/,/^$/s/^  \([a-z]*\) .*/\1/p'); do
+		build/sporectl "$verb" --help
+	done >>"$BATS_TEST_TMPDIR/help"
+	[ "$(wc -l <"$BATS_TEST_TMPDIR/help")" -gt 400 ]
+	run awk 'length > 80' "$BATS_TEST_TMPDIR/help"
+	echo "$output"
+	[ -z "$output" ]
 }
 
 @test "man: mandoc has nothing worse than style to say; every page is installed" {

@@ -40,6 +40,7 @@ static const char *default_state_dir(void)
 void ctl_apply_common(struct ctl *c, const struct ctl_common *common)
 {
 	const char *none = getenv("NO_COLOR"); /* no-color.org */
+	const char *term = getenv("TERM");
 
 	c->terminal = isatty(STDOUT_FILENO);
 	if (common->json)
@@ -51,7 +52,7 @@ void ctl_apply_common(struct ctl *c, const struct ctl_common *common)
 	if (common->color && strcmp(common->color, "auto") != 0)
 		c->color = strcmp(common->color, "always") == 0;
 	else
-		c->color = c->terminal && !(none && *none);
+		c->color = c->terminal && !(none && *none) && !(term && strcmp(term, "dumb") == 0);
 }
 
 /* --- values --- */
@@ -152,7 +153,9 @@ const char *ctl_nearest(const char *text, const char *(*name)(void *arg, unsigne
 	for (unsigned i = 0; (n = name(arg, i)); i++) {
 		unsigned d = distance(text, n);
 
-		if (d < least && d < strlen(n)) {
+		bool alike = d < 2 || n[0] == text[0] || strlen(n) > 4;
+
+		if (alike && d < least && d < strlen(n)) {
 			least = d;
 			best = n;
 		}

@@ -44,7 +44,7 @@ static void progress_line(const struct progress *p, uint64_t done, double second
 void progress_update(struct progress *p, uint64_t done)
 {
 	uint64_t now = now_ns();
-	char line[160];
+	char line[80];
 
 	if (!p->shown || (p->drawn_ns && now - p->drawn_ns < 100000000))
 		return;

@@ -84,7 +84,7 @@ uint64_t tool_blocks(void *arg)
 static void show(struct running *r)
 {
 	double seconds = (double)(now_ns() - r->progress.start_ns) / 1e9;
-	char line[sizeof(r->line)];
+	char line[sizeof(r->line)], all[80];
 
 	if (r->t->done || !r->progress.shown) {
 		progress_update(&r->progress, r->t->done ? r->t->done(r->t->arg) : 0);
@@ -93,7 +93,8 @@ static void show(struct running *r)
 	memcpy(line, r->line, sizeof(line));
 	err_clean_text(line);
 	r->progress.drawn_ns = now_ns();
-	fprintf(stderr, "\r%s  %.0fs  %.50s\033[K", r->progress.title, seconds, line);
+	snprintf(all, sizeof(all), "%s  %.0fs  %s", r->progress.title, seconds, line);
+	fprintf(stderr, "\r%s\033[K", all);
 }
 
 /* --- what it says --- */

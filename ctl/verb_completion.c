@@ -11,24 +11,38 @@
 
 static const char script[] =
 	"_sporectl() {\n"
-	"	local word=${COMP_WORDS[COMP_CWORD]} verb= i words\n"
+	"	local ctl=${COMP_WORDS[0]} word=${COMP_WORDS[COMP_CWORD]} verb= i words\n"
 	"	for ((i = 1; i < COMP_CWORD; i++)); do\n"
 	"		[[ ${COMP_WORDS[i]} == -* ]] || { verb=${COMP_WORDS[i]}; break; }\n"
 	"	done\n"
 	"	if [[ -z $verb && $word != -* ]]; then\n"
-	"		words=$(sporectl --help | sed -n '/^verbs:/,/^$/s/^  \\([a-z]*\\) "
+	"		words=$($ctl --help 2>/dev/null | sed -n '/^verbs:/,/^$/s/^  \\([a-z]*\\) "
 	".*/\\1/p')\n"
 	"	elif [[ $word == -* ]]; then\n"
-	"		words=$(sporectl $verb --help | grep -oE -- '--[a-z-]+' | sort -u)\n"
-	"	elif [[ \" run restore clone pool receive \" == *\" $verb \"* ]]; then\n"
-	"		COMPREPLY=($(compgen -f -- \"$word\"))\n"
-	"		return\n"
+	"		words=$($ctl $verb --help 2>/dev/null | sed -nE 's/^ {2,6}(-., "
+	")?(--[a-z-]+).*/\\2/p')\n"
 	"	else\n"
-	"		words=$(sporectl ps -q 2>/dev/null)\n"
+	"		case $verb in image | kernel | completion) words=$($ctl $verb "
+	"--help 2>/dev/null |\n"
+	"			sed -n '1s/.*OPTION...\\]//p' | tr '|' '\\n' | sed -nE 's/^ "
+	"*([a-z]+).*/\\1/p') ;;\n"
+	"		esac\n"
+	"		((i == COMP_CWORD - 1)) || words=\n"
+	"		case $verb in\n"
+	"		run | restore | clone | image | kernel | pool | receive)\n"
+	"			[[ $words ]] || { COMPREPLY=($(compgen -f -- \"$word\")); return; "
+	"} ;;\n"
+	"		completion) ;;\n"
+	"		*) words=$($ctl ps -q 2>/dev/null) ;;\n"
+	"		esac\n"
 	"	fi\n"
 	"	COMPREPLY=($(compgen -W \"$words\" -- \"$word\"))\n"
 	"}\n"
 	"complete -o default -F _sporectl sporectl\n";
+
+/* zsh runs the same. */
+static const char bridge[] = "autoload -U +X compinit && compinit\n"
+			     "autoload -U +X bashcompinit && bashcompinit\n";
 
 int verb_completion(struct ctl *c, int argc, char **argv)
 {
@@ -50,9 +64,8 @@ int verb_completion(struct ctl *c, int argc, char **argv)
 		ctl_hint(c, "sporectl completion bash");
 		return ctl_fail(c, &e);
 	}
-	if (zsh)
-		printf("autoload -U +X compinit && compinit\n"
-		       "autoload -U +X bashcompinit && bashcompinit\n");
-	fputs(script, stdout);
+	if (c->json)
+		return ctl_print_json(c, json_sprintf("%s%s", zsh ? bridge : "", script));
+	printf("%s%s", zsh ? bridge : "", script);
 	return 0;
 }

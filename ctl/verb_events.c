@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* events: what happens to a microVM, a line each; metrics: its counters. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "ctl/http.h"
@@ -63,6 +64,26 @@ int verb_events(struct ctl *c, int argc, char **argv)
 	return 0;
 }
 
+/* Each line of Prometheus' text as a member: its name, with labels if it has any, and its value. */
+static json_t *metrics_object(char *text)
+{
+	json_t *out = json_object();
+	char *rest;
+
+	for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+		char *space = strrchr(line, ' '), *end;
+		double value;
+
+		if (line[0] == '#' || !space)
+			continue;
+		*space = '\0';
+		value = strtod(space + 1, &end);
+		/* Of NaN jansson makes none. */
+		json_object_set_new(out, line, *end ? NULL : json_real(value));
+	}
+	return out;
+}
+
 int verb_metrics(struct ctl *c, int argc, char **argv)
 {
 	static const struct ctl_usage usage = {
@@ -70,7 +91,8 @@ int verb_metrics(struct ctl *c, int argc, char **argv)
 		.min = 1,
 		.max = 1,
 		.examples = "sporectl metrics web\n"
-			    "sporectl metrics web | promtool check metrics\n",
+			    "sporectl metrics web | promtool check metrics\n"
+			    "sporectl metrics --json web | jq .spore_vcpu_exit_io_in\n",
 	};
 	struct http_answer answer = {0};
 	char socket[VMS_PATH_MAX];
@@ -81,7 +103,9 @@ int verb_metrics(struct ctl *c, int argc, char **argv)
 		return c->exit_code;
 	if (find(c, argv[0], socket, &e) < 0 || http_call(c, &call, &answer, &e) < 0)
 		return ctl_fail(c, &e);
-	if (answer.text)
+	if (c->json)
+		ctl_print_json(c, metrics_object(answer.text));
+	else if (answer.text)
 		fputs(answer.text, stdout);
 	http_answer_finish(&answer);
 	return 0;

@@ -239,6 +239,7 @@ Test(ctl_args, the_nearest_name)
 	cr_expect_str_eq(ctl_nearest("rnu", one_of, NULL), "run");
 	cr_expect_str_eq(ctl_nearest("restor", one_of, NULL), "restore");
 	cr_expect_null(ctl_nearest("snapshot", one_of, NULL));
+	cr_expect_null(ctl_nearest("tin", one_of, NULL), "two of three letters are others");
 	cr_expect_null(ctl_nearest("xy", one_of, NULL),
 		       "two slips in a word of two are no likeness");
 	cr_expect_null(ctl_nearest("", one_of, NULL));

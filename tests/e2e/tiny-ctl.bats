@@ -219,7 +219,58 @@ waits() {
 	[ "$(complete_words sn)" = snapshot ]
 	[ "$(complete_words snapshot --li)" = --live ]
 	[ "$(complete_words pause o)" = only ]
+	[ "$(complete_words snapshot --tr)" = "" ] # only in the words of another option
+	[ "$(complete_words image b)" = build ]
+	[ "$(complete_words completion '')" = "bash zsh" ]
 	"$CTL" completion zsh | grep -q bashcompinit
 	advises "sporectl completion bash" completion fish
 	"$CTL" stop --now only
+}
+
+@test "completion: in a bash and a zsh on a terminal" {
+	cd "$BATS_TEST_TMPDIR"
+	touch vmlinux
+	export PATH=$TOP/build:$PATH PS1='> ' TERM=xterm
+	mkdir site
+	cp "$TOP/ctl/completion.zsh" site/_sporectl
+	for shell in "bash --norc -i" "zsh -f -i" "zsh -f -i: as a package has it"; do
+		load='source <(sporectl completion '${shell%% *}')'
+		[[ $shell != *package* ]] || load='fpath=(site $fpath); autoload -U compinit && compinit -u'
+		"$TOP/tests/lib/attach.py" 'wait:> ' "keys:$load; echo loa\"\"ded\\n" wait:loaded 'wait:> ' \
+			'keys:sporectl snaps\t' 'wait:snapshot' 'keys:\x15sporectl run --ker\t' 'wait:--kernel' 'keys:vml\t' 'wait:vmlinux' \
+			'keys:\x15sporectl kernel ge\t' 'wait:get' 'keys:\x15exit\n' -- ${shell%%:*} >out 2>&1 || fail "$shell: $(cat out)"
+	done
+}
+
+@test "json: what each verb prints is JSON, and nothing but" {
+	"$CTL" run --json -d -n web -k "$GUEST/echo.elf" >out
+	for words in "ps" "top" "logs web" "pause web" "resume web" "snapshot web $BATS_TEST_TMPDIR/warm" "restore -d -n again $BATS_TEST_TMPDIR/warm" \
+		"clone --count 2 -n c $BATS_TEST_TMPDIR/warm" "metrics web" "events --until resumed web" "image ls" "doctor" \
+		"completion bash" "stop --now web" "rm web" "exec again true --wait 1" "cp again:/x y --wait 1" "identity again --wait 1" \
+		"console nobody" "run --frobnicate" "image build nothing" "image rm 0" "kernel"; do
+		"$CTL" --json $words >out 2>err </dev/null || true
+		cat out err | jq -es 'length > 0' >/dev/null || fail "$words: $(cat out err)"
+	done
+	# A number for each line of the text.
+	"$CTL" metrics again | grep -vc '^#' >lines
+	"$CTL" metrics --json again >out
+	[ "$(jq length out)" = "$(cat lines)" ] && [ "$(jq '[.[] | numbers] | length' out)" = "$(cat lines)" ]
+}
+
+@test "colours are for terminals, and for who wants them" {
+	"$CTL" run -d -n web -k "$GUEST/echo.elf"
+	colours() { # colours COMMAND...: whether there are any in what it prints
+		"$@" | grep -q $'\e\[1m'
+	}
+	on_terminal() {
+		"$TOP/tests/lib/attach.py" -- env TERM=xterm "$@"
+	}
+	on_terminal "$CTL" ps >out
+	grep -q $'\e\[32mrunning' out
+	colours "$CTL" ps --color always
+	! colours "$CTL" ps || fail "in a pipe"
+	! colours on_terminal "$CTL" ps --color never || fail "--color never"
+	! colours on_terminal env NO_COLOR=1 "$CTL" ps || fail NO_COLOR
+	! colours on_terminal env TERM=dumb "$CTL" ps || fail "TERM=dumb"
+	! colours on_terminal "$CTL" ps --json || fail "--json"
 }

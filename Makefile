@@ -195,13 +195,14 @@ $(B)/asan/spore: $(ASAN_OBJ)
 # spore with an attacker inside: only for the tests of the filters.
 $(eval $(call VARIANT,$(B)/attack,$(MUSL),$(MUSL_C) -DSPORE_ATTACK,$(SYS)/libdeps.a))
 ATTACKED := vmm/main.c vmm/vcpu.c
+ATTACKER := tests/attack/attack.c tests/attack/judge.c jailer/filters.c
 
-$(B)/attack/spore: $(ATTACKED:%.c=$(B)/attack/%.o) $(B)/attack/tests/attack/attack.o \
+$(B)/attack/spore: $(ATTACKED:%.c=$(B)/attack/%.o) $(ATTACKER:%.c=$(B)/attack/%.o) \
 		$(filter-out $(ATTACKED:%.c=$(B)/musl/%.o),$(OBJ))
 	@echo "  LD $@"
 	@$(call MUSL_L,$^) -o $@
 
-UNIT_SRC := $(SRC_TEST) jailer/filters.c jailer/args.c jailer/tree.c
+UNIT_SRC := $(SRC_TEST) tests/attack/judge.c jailer/filters.c jailer/args.c jailer/tree.c
 UNIT_SRC += $(SRC_PROTO) $(filter-out ctl/main.c,$(wildcard ctl/*.c))
 
 $(B)/unit: $(UNIT_SRC:%.c=$(B)/obj/%.o) $(LIB_OBJ)

@@ -355,6 +355,17 @@ clean:
 	rm -rf $(B)
 
 help:
-	@echo "all demo check unit e2e asan fuzz layers format format-check tidy bench man web deb install clean"
+	@echo "all           spore, spore-jailer, sporectl, spore-overlay, spore-snapshot"
+	@echo "demo          the tour: boot, exec, snapshot, ten clones"
+	@echo "check         every test but the longest suites; tests/run-all says more"
+	@echo "unit, e2e     only the unit tests; only those with guests"
+	@echo "asan, fuzz    builds with the sanitizers; the fuzz targets"
+	@echo "layers, format, format-check, tidy    what is looked at in the sources"
+	@echo "bench         what a start costs, with a report: build/bench/report.html"
+	@echo "man, web      man pages; the API's reference as a page: build/web/api.html"
+	@echo "deb, install  a Debian package; copies to PREFIX ($(PREFIX))"
+	@echo "deb-check     the package on a clean Debian"
+	@echo "clean         removes build/"
+	@echo "SKIP_DEPS=1 installs no packages; -j2 compiles two files at a time."
 
 -include $(shell find $(B) -path $(B)/cache -prune -o -name '*.d' -type f -print 2>/dev/null)

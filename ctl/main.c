@@ -88,9 +88,47 @@ static int read_common(struct ctl *c, int argc, char **argv, bool *help, bool *v
 	return i;
 }
 
+/* What other tools call it. */
+static const char *other_name(const char *name)
+{
+	static const struct {
+		const char *theirs, *ours;
+	} names[] = {
+		{"attach", "console NAME"},
+		{"boot", "run"},
+		{"build", "image build SOURCE"},
+		{"create", "run"},
+		{"delete", "rm NAME"},
+		{"destroy", "rm NAME"},
+		{"fork", "clone DIRECTORY"},
+		{"images", "image ls"},
+		{"kill", "stop --now NAME"},
+		{"list", "ps"},
+		{"load", "restore DIRECTORY"},
+		{"log", "logs NAME"},
+		{"ls", "ps"},
+		{"remove", "rm NAME"},
+		{"save", "snapshot NAME DIR"},
+		{"shell", "exec -it NAME sh"},
+		{"ssh", "exec -it NAME sh"},
+		{"start", "run"},
+		{"stats", "top"},
+		{"status", "ps"},
+		{"suspend", "pause NAME"},
+		{"unpause", "resume NAME"},
+		{"version", "--version"},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (strcmp(names[i].theirs, name) == 0)
+			return names[i].ours;
+	return NULL;
+}
+
 static int unknown_verb(struct ctl *c, const char *name)
 {
-	const char *near = ctl_nearest(name, verb_name, NULL);
+	const char *other = other_name(name);
+	const char *near = other ? other : ctl_nearest(name, verb_name, NULL);
 	struct err e;
 
 	err_set(&e, EINVAL, "'%.64s': no such verb", name);
@@ -102,6 +140,17 @@ static int unknown_verb(struct ctl *c, const char *name)
 	return CTL_USAGE;
 }
 
+static int run_verb(struct ctl *c, int argc, char **argv)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
+		if (strcmp(argv[0], verbs[i].name) != 0)
+			continue;
+		c->verb = verbs[i].name;
+		return verbs[i].run(c, argc, argv);
+	}
+	return unknown_verb(c, argv[0]);
+}
+
 int main(int argc, char **argv)
 {
 	struct ctl c = {0};
@@ -111,13 +160,12 @@ int main(int argc, char **argv)
 	at = read_common(&c, argc, argv, &help, &version);
 	if (version)
 		return printf("sporectl v%s\n", SPORE_VERSION) < 0;
-	if (help || at >= argc || strcmp(argv[at], "help") == 0)
+	if (help || at >= argc || (strcmp(argv[at], "help") == 0 && at + 1 == argc))
 		return print_help(&c);
-	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
-		if (strcmp(argv[at], verbs[i].name) != 0)
-			continue;
-		c.verb = verbs[i].name;
-		return verbs[i].run(&c, argc - at, argv + at);
+	if (strcmp(argv[at], "help") == 0) {
+		char *turned[] = {argv[at + 1], (char[]){"--help"}, NULL};
+
+		return run_verb(&c, 2, turned);
 	}
-	return unknown_verb(&c, argv[at]);
+	return run_verb(&c, argc - at, argv + at);
 }

@@ -118,8 +118,11 @@ rows() {
 }
 
 @test "newcomer: sporectl" {
-	rows 19 <<-'END'
+	rows 22 <<-'END'
 		no such verb     | sporectl run            | $CTL rnu
+		no such verb     | sporectl ps             | $CTL list
+		no such verb     | sporectl stop --now     | $CTL kill web
+		no such verb     | sporectl exec -it       | $CTL ssh web
 		no such option   | sporectl run --kernel   | $CTL run --kernl x
 		no kernel        | sporectl run --kernel   | $CTL run
 		/nonexistent     | ls -l KERNEL            | $CTL run -k /nonexistent
@@ -139,6 +142,10 @@ rows() {
 		no microVM       | sporectl ps             | $CTL exec web -- uname
 		ermission denied | SPORE_STATE             | $NOBODY env SPORE_STATE= XDG_RUNTIME_DIR= $CTL run -k $GUEST/hello.elf
 	END
+}
+
+@test "newcomer: help VERB is VERB --help" {
+	diff <($TOP/build/sporectl help clone) <($TOP/build/sporectl clone --help)
 }
 
 # An answer of the API is JSON, so that there is no last line: it says what is wrong and what would be right.

@@ -59,7 +59,7 @@ static const struct ctl_usage usage = {
 		    "sporectl image build rootfs.tar.xz -o root.ext4 --size 2G\n"
 		    "sporectl image build app.oci.tar --type squashfs\n"
 		    "# Debian, ready for: sporectl run\n"
-		    "sporectl image build debian:bookworm --include python3-minimal --default\n"
+		    "sporectl image build debian:bookworm --include make --default\n"
 		    "sporectl image ls\n"
 		    "sporectl image rm 5f2c1b7d9a604e38\n",
 };

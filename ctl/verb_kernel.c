@@ -47,7 +47,7 @@ static const struct ctl_usage usage = {
 	.options = options,
 	.min = 1,
 	.max = 1,
-	.examples = "# Debian's own kernel, with an initial RAM disk of the modules that it needs\n"
+	.examples = "# Debian's own kernel, and a RAM disk of the modules that it needs\n"
 		    "sporectl kernel get --default\n"
 		    "sporectl kernel get --package linux-image-6.1.0-56-cloud-amd64\n"
 		    "# a small one without modules, quick to boot; compiling takes minutes\n"

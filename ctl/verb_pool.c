@@ -307,11 +307,10 @@ int verb_pool(struct ctl *c, int argc, char **argv)
 		.arguments = "[DIRECTORY]",
 		.options = options,
 		.max = 1,
-		.examples =
-			"sporectl pool --size 16 warm\n"
-			"curl --unix-socket /run/spore/pool.sock -X PUT http://pool/clones -d \\\n"
-			"  '{\"n\": 3, \"template\": {\"id\": \"web-{n}\"}}'\n"
-			"sudo sporectl pool --jail --uid 4001 --gid 4001 warm\n",
+		.examples = "sporectl pool --size 16 warm\n"
+			    "curl --unix-socket /run/spore/pool.sock -X PUT http://pool/clones \\\n"
+			    "  -d '{\"n\": 3, \"template\": {\"id\": \"web-{n}\"}}'\n"
+			    "sudo sporectl pool --jail --uid 4001 --gid 4001 warm\n",
 	};
 	struct args a = {.size = 8, .fill = 2, .jail_base = "/srv/jailer"};
 	char dir[PATH_MAX] = "", shell[128] = "", socket[PATH_MAX], spore[512], jailer[520];

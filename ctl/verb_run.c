@@ -62,17 +62,16 @@ static const struct ctl_usage usage = {
 	.options = options,
 	.max = CTL_MANY,
 	.no_more_options = true,
-	.examples =
-		"sporectl run --kernel vmlinux --rootfs root.ext4\n"
-		"sporectl run -k vmlinux -i initrd.cpio -m 512M -c 2 --rm\n"
-		"sporectl run --name web --detach -k vmlinux -r root.ext4 --tap tap0\n"
-		"# many from one image: each writes to a file of its own\n"
-		"sporectl run -d -k vmlinux -r root.ext4 --overlay web1.overlay\n"
-		"# a command: the image's agent runs it, and its exit code is that of sporectl\n"
-		"sporectl run --rm -k vmlinux -r root.ext4 -- uname -a\n"
-		"sporectl run --rm -- 'cd /srv && make test'\n"
-		"# Ctrl-] detaches; to attach again:\n"
-		"sporectl console web\n",
+	.examples = "sporectl run --kernel vmlinux --rootfs root.ext4\n"
+		    "sporectl run -k vmlinux -i initrd.cpio -m 512M -c 2 --rm\n"
+		    "sporectl run --name web --detach -k vmlinux -r root.ext4 --tap tap0\n"
+		    "# many from one image: each writes to a file of its own\n"
+		    "sporectl run -d -k vmlinux -r root.ext4 --overlay web1.overlay\n"
+		    "# a command, run by the image's agent; its exit code is sporectl's\n"
+		    "sporectl run --rm -k vmlinux -r root.ext4 -- uname -a\n"
+		    "sporectl run --rm -- 'cd /srv && make test'\n"
+		    "# Ctrl-] detaches; to attach again:\n"
+		    "sporectl console web\n",
 };
 
 /* The member of `root`, made when it is not there. Borrowed. */

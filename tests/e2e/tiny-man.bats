@@ -65,6 +65,15 @@ same() {
 	[ -z "$output" ]
 }
 
+@test "man: 80 columns are enough for every page" {
+	scdoc <debian/spore-unit.8.scd >"$BATS_TEST_TMPDIR/spore-unit.8"
+	for page in build/man/*.1 "$BATS_TEST_TMPDIR/spore-unit.8"; do
+		mandoc -T ascii -O width=80 "$page" | sed 's/.\x08//g' | awk -v page="$page" 'length > 80 { print page ": " $0 }'
+	done >"$BATS_TEST_TMPDIR/wide"
+	cat "$BATS_TEST_TMPDIR/wide"
+	[ ! -s "$BATS_TEST_TMPDIR/wide" ]
+}
+
 @test "man: mandoc has nothing worse than style to say; every page is installed" {
 	for page in build/man/*.1; do
 		run mandoc -T lint -W warning "$page"

@@ -563,6 +563,8 @@ static int prime(struct load *l, struct err *e)
 	r = map_file(l, NULL, 0, e);
 	for (unsigned i = 0; r == 0 && i < l->state.meta.vcpus; i++)
 		r = x86_state_prepare(&l->state.vcpu[i], &l->m->vcpu[i], e);
+	if (r == 0)
+		identity_touch(&l->m->identity);
 	l->m = NULL;
 	return r;
 }

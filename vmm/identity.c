@@ -54,6 +54,16 @@ static int write_genid(struct identity *id, struct err *e)
 	return 0;
 }
 
+void identity_touch(struct identity *id)
+{
+	uint8_t clock[sizeof(struct vmclock)] = {0}, genid[GENID_LEN] = {0};
+
+	gmem_read(id->mem, LAYOUT_VMCLOCK, clock, sizeof(clock));
+	gmem_write(id->mem, LAYOUT_VMCLOCK, clock, sizeof(clock));
+	gmem_read(id->mem, LAYOUT_VMGENID, genid, sizeof(genid));
+	gmem_write(id->mem, LAYOUT_VMGENID, genid, sizeof(genid));
+}
+
 int identity_begin(struct identity *id, struct err *e)
 {
 	const struct vmclock clock = {

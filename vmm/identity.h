@@ -24,6 +24,8 @@ void identity_finish(struct identity *id);
 
 /* A new guest: fills both pages. -errno when there is no randomness. */
 int identity_begin(struct identity *id, struct err *e);
+/* Before it is known when: the pages that it will write to are there. Nothing changes. */
+void identity_touch(struct identity *id);
 /* A restored one, before its vCPUs run: both change, and the guest is told. */
 int identity_renew(struct identity *id, struct err *e);
 /* One that goes on in another process, before its vCPUs run: VMGenID stays, its clock may not be right. */

@@ -453,6 +453,21 @@ static bool has_cpuid(const struct vcpu *v, const struct x86_cpuid *c)
 	       memcmp(v->cpuid->entry, c->entry, c->nent * sizeof(c->entry[0])) == 0;
 }
 
+#define LAPIC_LVT_TIMER		 0x320
+#define LAPIC_TIMER_INITIAL	 0x380
+#define LAPIC_TIMER_MODE	 (3u << 17)
+#define LAPIC_TIMER_TSC_DEADLINE (2u << 17)
+
+/* Whether its timer runs from the moment on that it is set: not that of the TSC, which a MSR arms. */
+static bool counts(const struct kvm_lapic_state *lapic)
+{
+	uint32_t timer, initial;
+
+	memcpy(&timer, lapic->regs + LAPIC_LVT_TIMER, sizeof(timer));
+	memcpy(&initial, lapic->regs + LAPIC_TIMER_INITIAL, sizeof(initial));
+	return initial && (timer & LAPIC_TIMER_MODE) != LAPIC_TIMER_TSC_DEADLINE;
+}
+
 static int prepare(const struct x86_state *s, struct vcpu *v, struct err *e)
 {
 	const struct {
@@ -465,12 +480,16 @@ static int prepare(const struct x86_state *s, struct vcpu *v, struct err *e)
 		{KVM_SET_XCRS, &s->xcrs, "KVM_SET_XCRS"},
 		{KVM_SET_DEBUGREGS, &s->debugregs, "KVM_SET_DEBUGREGS"},
 		{KVM_SET_REGS, &s->regs, "KVM_SET_REGS"},
+		{KVM_SET_MP_STATE, &s->mp_state, "KVM_SET_MP_STATE"},
+		{KVM_SET_VCPU_EVENTS, &s->events, "KVM_SET_VCPU_EVENTS"},
+		{KVM_SET_LAPIC, &s->lapic, "KVM_SET_LAPIC"},
 	};
+	const size_t count = ARRAY_SIZE(registers) - counts(&s->lapic);
 	int r = has_cpuid(v, &s->cpuid) ? 0 : x86_set_cpuid(v, &s->cpuid, e);
 
 	if (r == 0)
 		r = set_tsc_khz(s, v, e);
-	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(registers); i++)
+	for (size_t i = 0; r == 0 && i < count; i++)
 		if (ioctl(v->fd, registers[i].request, registers[i].from) < 0)
 			r = err_sys(e, "KVM refuses its state (%s)", registers[i].name);
 	return r;
@@ -478,18 +497,9 @@ static int prepare(const struct x86_state *s, struct vcpu *v, struct err *e)
 
 static int complete(const struct x86_state *s, struct vcpu *v, struct err *e)
 {
-	int r;
-
-	if (ioctl(v->fd, KVM_SET_LAPIC, &s->lapic) < 0)
+	if (counts(&s->lapic) && ioctl(v->fd, KVM_SET_LAPIC, &s->lapic) < 0)
 		return err_sys(e, "KVM refuses its state (KVM_SET_LAPIC)");
-	r = restore_msrs(s, v, e);
-	if (r < 0)
-		return r;
-	if (ioctl(v->fd, KVM_SET_MP_STATE, &s->mp_state) < 0)
-		return err_sys(e, "KVM refuses its state (KVM_SET_MP_STATE)");
-	if (ioctl(v->fd, KVM_SET_VCPU_EVENTS, &s->events) < 0)
-		return err_sys(e, "KVM refuses its state (KVM_SET_VCPU_EVENTS)");
-	return 0;
+	return restore_msrs(s, v, e);
 }
 
 int x86_state_prepare(const struct x86_state *s, struct vcpu *v, struct err *e)

@@ -19,10 +19,10 @@
  *			thereby where its id and ICR are in the register page
  *	xsave, xcrs, debugregs, regs
  *			KVM_SET_REGS drops a pending exception, so before the events
+ *	mp_state, events
  *	local APIC	before the MSRs: the TSC-deadline MSR is ignored while the timer's LVT entry
  *			says another mode
  *	MSRs		the TSC-deadline last among them: it arms the timer against the TSC
- *	mp_state, events
  *
  * Main thread, vCPU parked or not started.
  */
@@ -83,8 +83,8 @@ int x86_state_check(const struct x86_state *s, const struct x86_host *host,
 
 /*
  * Gives it to a vCPU that has not run, in two steps: what stands still while the vCPU waits;
- * and, as late as one likes, the local APIC and the MSRs, in which time runs from then on, run
- * state and events. A MSR that KVM refuses is named, unless it has the value already.
+ * and, as late as one likes, the MSRs and a local APIC whose timer runs, in which time goes on from
+ * then on. A MSR that KVM refuses is named, unless it has the value already.
  */
 int x86_state_prepare(const struct x86_state *s, struct vcpu *v, struct err *e);
 int x86_state_complete(const struct x86_state *s, struct vcpu *v, struct err *e);

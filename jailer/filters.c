@@ -240,6 +240,7 @@ const struct filter_rule filter_table[] = {
 	IOCTL(BOOT, KVM_GET_SREGS, "vCPU: state at the start"),
 	IOCTL(BOOT, KVM_SET_SREGS, "vCPU: state at the start"),
 	IOCTL(BOOT, KVM_SET_REGS, "vCPU: state at the start"),
+	IOCTL(BOOT, KVM_SET_SIGNAL_MASK, "vCPU of a shell: as far as the guest's first instruction, not further"),
 	IOCTL(BOOT, KVM_GET_LAPIC, "vCPU: state at the start"),
 	IOCTL(BOOT, KVM_SET_LAPIC, "vCPU: state at the start"),
 

@@ -454,6 +454,8 @@ static int complete(struct load *l, struct err *e)
 		r = machine_park(l->m, e);
 	if (r == 0 && !moved)
 		raise_again(l);
+	if (r == 0 && l->p->resume)
+		vcpu_set_soon(&l->m->vcpus);
 	if (r == 0)
 		r = machine_confine(l->m, e);
 	t->run_us = lap_us(l);

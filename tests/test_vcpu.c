@@ -506,6 +506,59 @@ Test(vcpu, finish_in_every_state, .timeout = 60)
 	}
 }
 
+/* However early they are told. */
+Test(vcpu, runs_when_let_go_not_when_told_that_it_will_be_soon, .timeout = 60)
+{
+	static const uint8_t code[] = {0xef, 0xeb, 0xfd}; /* out dx, ax; jmp back */
+
+	open_machine(2, false);
+	load(code, sizeof(code));
+	start();
+	for (unsigned round = 0; round < 20; round++) {
+		uint64_t before = set.metrics.exit_io_out.value;
+
+		vcpu_set_soon(&set);
+		if (round % 2) /* longer than anybody looks for it */
+			usleep(2000);
+		cr_assert_eq(set.metrics.exit_io_out.value, before);
+		vcpu_set_resume(&set);
+		while (set.metrics.exit_io_out.value == before)
+			sched_yield();
+		vcpu_set_pause(&set);
+	}
+	vcpu_set_soon(&set); /* and then it is over */
+	close_machine();
+}
+
+/* KVM has made all that an entry needs; the guest has not moved, and CPUID may still become another. */
+Test(vcpu, a_warm_vcpu_has_not_run, .timeout = 60)
+{
+	static const uint8_t code[] = {0xef, 0xeb, 0xfd}; /* out dx, ax; jmp back */
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 entry[2];
+	} cpuid = {.head.nent = 2, .entry = {{.function = 0, .eax = 1}, {.function = 1, .ecx = 1}}};
+
+	open_machine(VCPUS, false);
+	load(code, sizeof(code));
+	set.warm = true;
+	start();
+	vcpu_set_pause(&set);
+	cr_assert_eq(set.end, VCPU_END_NONE);
+	cr_assert_eq(set.metrics.exit_io_out.value, 0);
+	for (unsigned i = 0; i < VCPUS; i++) {
+		struct kvm_regs r = registers(i);
+
+		cr_assert_eq(r.rip, CODE);
+		cpuid.entry[1].ecx = i;
+		cr_assert_eq(ioctl(vcpu[i].fd, KVM_SET_CPUID2, &cpuid), 0, "%s", strerror(errno));
+	}
+	vcpu_set_resume(&set);
+	while (set.metrics.exit_io_out.value < 100)
+		sched_yield();
+	close_machine();
+}
+
 /* No /dev/kvm needed: a descriptor that is no VM. */
 Test(vcpu, a_half_built_set_can_be_finished)
 {

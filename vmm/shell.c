@@ -130,6 +130,7 @@ static int build(struct vm_machine *m, const struct shell_config *s, struct err 
 		r = vcpu_set_init(&m->vcpus, &m->kvm, m->vcpu, s->vcpus, &m->pio, &m->mmio, e);
 	if (r == 0)
 		r = set_cpuid(m, s->vcpus, e);
+	m->vcpus.warm = true;
 	if (r == 0)
 		r = vcpu_set_start(&m->vcpus, m->vm->seccomp, e);
 	if (r < 0)

@@ -4,9 +4,11 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -74,6 +76,35 @@ void vcpu_set_end(struct vcpu_set *s, enum vcpu_end end)
 		fd_event_signal(s->end_fd);
 }
 
+#define SPIN_NS 200000u
+
+static void spin(const struct vcpu_set *s)
+{
+	uint64_t until = now_ns() + SPIN_NS;
+
+	while (s->wanted == VCPU_PAUSE && now_ns() < until)
+		__builtin_ia32_pause();
+}
+
+/*
+ * With the lock held, which is given up meanwhile. Spins once for each vcpu_set_soon(), and not where
+ * the main thread is on this processor: that would make it wait.
+ */
+static void wait_for_change(struct vcpu *v)
+{
+	struct vcpu_set *s = v->set;
+	bool soon = v->soon_seen != s->soon;
+
+	v->soon_seen = s->soon;
+	if (!soon || sched_getcpu() == s->soon_cpu) {
+		pthread_cond_wait(&s->changed, &s->lock);
+		return;
+	}
+	pthread_mutex_unlock(&s->lock);
+	spin(s);
+	pthread_mutex_lock(&s->lock);
+}
+
 /*
  * Waits outside KVM_RUN until the guest may run. False when the thread has to end. A reported end
  * keeps every vCPU that comes by here from running the guest again.
@@ -87,7 +118,7 @@ static bool park(struct vcpu *v)
 	s->parked++;
 	pthread_cond_broadcast(&s->changed);
 	while (s->wanted == VCPU_PAUSE || (s->wanted == VCPU_RUN && s->end != VCPU_END_NONE))
-		pthread_cond_wait(&s->changed, &s->lock);
+		wait_for_change(v);
 	run = s->wanted == VCPU_RUN;
 	s->parked--;
 	if (run)
@@ -200,6 +231,35 @@ static void run_guest(struct vcpu *v)
 	}
 }
 
+/*
+ * The first entry into a guest takes KVM longest: it makes its page tables and caches. Here it gets
+ * as far as the guest's first instruction and not further: a signal is there, blocked before KVM_RUN
+ * and not in it, which KVM looks for last of all. Nothing of the vCPU's state has changed then.
+ */
+static void warm_up(struct vcpu *v)
+{
+	struct {
+		uint32_t len; /* struct kvm_signal_mask with the kernel's set behind it */
+		uint8_t set[8];
+	} mask = {.len = sizeof(mask.set)};
+	sigset_t kick, before;
+	int error;
+
+	_Static_assert(offsetof(struct kvm_signal_mask, sigset) == sizeof(mask.len), "KVM ABI");
+	sigemptyset(&kick);
+	sigaddset(&kick, KICK_SIGNAL);
+	pthread_sigmask(SIG_BLOCK, &kick, &before);
+	memcpy(mask.set, &before, sizeof(mask.set));
+	if (ioctl(v->fd, KVM_SET_SIGNAL_MASK, &mask) == 0) {
+		pthread_kill(pthread_self(), KICK_SIGNAL);
+		error = ioctl(v->fd, KVM_RUN, 0) == 0 ? 0 : errno;
+		if (error != EINTR)
+			report_failure(v, error);
+		ioctl(v->fd, KVM_SET_SIGNAL_MASK, NULL);
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 static void *vcpu_main(void *arg)
 {
 	struct vcpu *v = arg;
@@ -207,6 +267,8 @@ static void *vcpu_main(void *arg)
 
 	log_name_thread(v->name);
 	pthread_setname_np(pthread_self(), v->name); /* for ps and top */
+	if (v->set->warm)
+		warm_up(v);
 	if (seccomp_install(v->set->seccomp, SECCOMP_VCPU, &e) < 0) {
 		log_error("%s", e.msg);
 		vcpu_set_end(v->set, VCPU_END_ERROR);
@@ -264,6 +326,18 @@ void vcpu_set_pause(struct vcpu_set *s)
 	while (s->parked < s->started)
 		pthread_cond_wait(&s->changed, &s->lock);
 	pthread_mutex_unlock(&s->lock);
+}
+
+void vcpu_set_soon(struct vcpu_set *s)
+{
+	/* Without the vDSO sched_getcpu() is a system call, which the filters refuse. */
+	if (!getauxval(AT_SYSINFO_EHDR))
+		return;
+	pthread_mutex_lock(&s->lock);
+	s->soon++;
+	s->soon_cpu = sched_getcpu();
+	pthread_mutex_unlock(&s->lock);
+	pthread_cond_broadcast(&s->changed);
 }
 
 void vcpu_set_resume(struct vcpu_set *s)

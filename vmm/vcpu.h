@@ -52,9 +52,12 @@ struct vcpu_set {
 	pthread_cond_t changed;		 /* `wanted` or `parked` */
 	_Atomic enum vcpu_wanted wanted; /* written under lock */
 	unsigned parked;		 /* under lock: threads that are outside KVM_RUN */
+	unsigned soon;			 /* under lock: calls of vcpu_set_soon() */
+	int soon_cpu;			 /* under lock: where the last one came from */
 	struct vcpu *vcpu;		 /* [I] once all are started */
 	const struct seccomp *seccomp;	 /* [I] what the threads put themselves under; borrowed */
 	unsigned count;
+	bool warm;			/* [I] set before the start: KVM prepares the first entry */
 	unsigned started;		/* [m] threads that exist */
 	struct vcpu_metrics metrics;	/* [a] */
 	_Atomic uint64_t first_exit_ns; /* [a] CLOCK_MONOTONIC of vCPU 0's first exit; 0: none */
@@ -67,6 +70,7 @@ struct vcpu {
 	unsigned index;		 /* [I] also its APIC id */
 	struct vcpu_set *set;	 /* [I] */
 	pthread_t thread;	 /* [m] */
+	unsigned soon_seen;	 /* [v] `soon` of the set that it has waited for */
 	char name[16];		 /* [I] "vcpu 0" */
 	int tsc_khz;		 /* [I] KVM_GET_TSC_KHZ; 0: not asked yet */
 	struct x86_cpuid *cpuid; /* [I] what the guest was told (x86_set_cpuid()); owned */
@@ -87,6 +91,11 @@ int vcpu_set_start(struct vcpu_set *s, const struct seccomp *seccomp, struct err
 /* Returns when every vCPU is parked. */
 void vcpu_set_pause(struct vcpu_set *s);
 void vcpu_set_resume(struct vcpu_set *s);
+/*
+ * vcpu_set_resume() will be called in some 100 us, unless something fails: whoever is parked wakes up
+ * meanwhile and looks for it in a loop, for a short time, unless the caller's processor is its own.
+ */
+void vcpu_set_soon(struct vcpu_set *s);
 
 /* For devices that end the guest (i8042, ACPI sleep). The first report counts. Any thread. */
 void vcpu_set_end(struct vcpu_set *s, enum vcpu_end end);

@@ -340,6 +340,8 @@ static int build(struct vm_machine *m, const struct config *c, struct vm_times *
 	t->vcpus_us = lap(&last);
 	if (r == 0)
 		r = machine_park(m, e);
+	if (r == 0)
+		vcpu_set_soon(&m->vcpus);
 	/* Last: under it nothing could be taken back and started again. */
 	if (r == 0)
 		r = machine_confine(m, e);

@@ -9,10 +9,11 @@ ALL=$SNAP/all
 : >"$ALL"
 
 # boot_all KERNEL [MACHINE-JQ [DRIVE-JQ]]: a tiny guest with a drive, an entropy device, vsock, a place for an interface
-# and metadata; until it says "ready".
+# and metadata; until it says "ready". $CPU: its cpu-config.
 boot_all() {
 	vm_api
 	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/$1.elf\"}"
+	[ -z "${CPU:-}" ] || ok PUT /cpu-config "$CPU"
 	ok PUT /machine-config "$(jq -nc "{vcpu_count: 1, mem_size_mib: 32} | ${2:-.}")"
 	truncate -s 1M "$SNAP/disk"
 	ok PUT /drives/d "$(jq -nc --arg p "$SNAP/disk" "{drive_id: \"d\", path_on_host: \$p, is_root_device: false} | ${3:-.}")"

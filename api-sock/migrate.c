@@ -41,6 +41,15 @@ static void remember(struct api *api, const struct migrate_info *i)
 		m->failed++;
 }
 
+/* It is not here any more, or not to be used. */
+static void leave(struct api *api, const char *reason, enum vm_exit code)
+{
+	event_emit(api->vm->events, "exit", EVENT_TEXT("reason", reason),
+		   EVENT_NUMBER("code", code));
+	if (api->vm->ended)
+		api->vm->ended(api->vm, code);
+}
+
 static void on_sent(void *arg, const struct migrate_info *i)
 {
 	struct api *api = arg;
@@ -50,16 +59,15 @@ static void on_sent(void *arg, const struct migrate_info *i)
 		event_emit(api->vm->events, "migration_failed",
 			   EVENT_TEXT("status", migrate_status_name[i->status]),
 			   EVENT_TEXT("reason", i->failed.msg));
+		if (i->split)
+			leave(api, "migration_lost", VM_EXIT_SPLIT);
 		return;
 	}
 	event_emit(api->vm->events, "migrated", EVENT_NUMBER("rounds", i->dirty_sync_count),
 		   EVENT_NUMBER("transferred", i->transferred),
 		   EVENT_NUMBER("downtime_us", i->downtime_us),
 		   EVENT_NUMBER("took_us", i->total_us));
-	event_emit(api->vm->events, "exit", EVENT_TEXT("reason", "migrated"),
-		   EVENT_NUMBER("code", VM_EXIT_MIGRATED));
-	if (api->vm->ended)
-		api->vm->ended(api->vm, VM_EXIT_MIGRATED);
+	leave(api, "migrated", VM_EXIT_MIGRATED);
 }
 
 static char *metadata_text(struct api *api)
@@ -80,6 +88,7 @@ static int migrate(struct api *api, const struct migrate_request *req, struct er
 		.downtime_limit_ms = req->downtime_limit_ms,
 		.max_rounds = req->max_rounds,
 		.max_bandwidth = req->max_bandwidth,
+		.post_copy = req->post_copy,
 		.config = config,
 		.config_len = config ? strlen(config) : 0,
 		.metadata = metadata,

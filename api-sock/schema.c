@@ -527,6 +527,7 @@ static const struct body_field migrate_fields[] = {
 	{"max_rounds", BODY_UINT, 0, AT(struct migrate_request, max_rounds), .min = 1, .max = 1000},
 	{"max_bandwidth", BODY_UINT, 0, AT(struct migrate_request, max_bandwidth),
 	 .max = INT64_MAX},
+	{"post_copy", BODY_BOOL, 0, AT(struct migrate_request, post_copy)},
 };
 SCHEMA(schema_migrate, "MigrateParams", migrate_fields);
 
@@ -547,6 +548,7 @@ static const struct body_name migrate_status_names[] = {
 	{"failed", MIGRATE_FAILED},
 	{"cancelled", MIGRATE_CANCELLED},
 	{"handover-lost", MIGRATE_LOST},
+	{"postcopy-active", MIGRATE_POSTCOPY},
 	{0},
 };
 

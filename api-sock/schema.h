@@ -88,6 +88,7 @@ struct migrate_request {
 	char *socket_path;
 	unsigned downtime_limit_ms, max_rounds;
 	uint64_t max_bandwidth;
+	bool post_copy;
 };
 /* (+) GET /vm/migrate */
 struct migrate_report {

@@ -22,7 +22,7 @@ struct args {
 	const char *to, *name;
 	struct ctl_list taps, drives;
 	uint64_t downtime, bandwidth;
-	bool no_vsock, rm;
+	bool no_vsock, post_copy, rm;
 };
 
 /* Until the end of a migration, at either side. */
@@ -256,6 +256,8 @@ static int move(struct ctl *c, const struct args *a, const char *to, const struc
 	if (a->downtime)
 		json_object_set_new(body, "downtime_limit_ms",
 				    json_integer((json_int_t)a->downtime));
+	if (a->post_copy)
+		json_object_set_new(body, "post_copy", json_true());
 	if (a->bandwidth)
 		json_object_set_new(body, "max_bandwidth", json_integer((json_int_t)a->bandwidth));
 	if (r < 0)
@@ -310,6 +312,8 @@ int verb_migrate(struct ctl *c, int argc, char **argv)
 		{"downtime", 0, CTL_NUMBER, AT(downtime), "MS",
 		 "how long it may stand still [300]"},
 		{"bandwidth", 0, CTL_SIZE, AT(bandwidth), "SIZE", "a second, at most"},
+		{"post-copy", 0, CTL_FLAG, AT(post_copy), NULL,
+		 "if it writes too fast, it goes before the rest of its memory"},
 		{"rm", 0, CTL_FLAG, AT(rm), NULL, "keep nothing of the new one when it has ended"},
 		{0},
 	};

@@ -106,7 +106,8 @@ const struct filter_rule filter_table[] = {
 	CALL(madvise, FETCH, "restore: the thread that prefetches, large reads", IS(2, MADV_WILLNEED)),
 	CALL(madvise, FETCH, "the same, pages that will be read", IS(2, MADV_POPULATE_READ)),
 	CALL(madvise, FETCH, "the same, pages that will be written", IS(2, MADV_POPULATE_WRITE)),
-	IOCTL(FETCH, UFFDIO_COPY, "restore: the thread that brings memory from its file"),
+	IOCTL(FETCH, UFFDIO_COPY, "restore: the thread that brings memory from its file, or from the source of a migration"),
+	IOCTL(FETCH, UFFDIO_UNREGISTER, "the same, when all is there"),
 
 	/* --- main thread --- */
 	CALL(epoll_pwait, MAIN, "the event loop"),

@@ -16,6 +16,7 @@ enum migrate_status {
 	MIGRATE_FAILED,	   /* it is at the source */
 	MIGRATE_CANCELLED, /* the same, as somebody wanted */
 	MIGRATE_LOST,	   /* nobody knows: see stream.c */
+	MIGRATE_POSTCOPY,  /* it runs at the target, and some of its memory is at the source */
 };
 extern const char *const migrate_status_name[];
 
@@ -29,6 +30,7 @@ struct migrate_info {
 	unsigned dirty_sync_count;  /* rounds */
 	uint64_t downtime_us, total_us;
 	struct err failed;
+	bool split; /* LOST behind POSTCOPY: there is nothing to take back */
 };
 
 struct migrate_params {
@@ -37,6 +39,7 @@ struct migrate_params {
 		downtime_limit_ms; /* longer than that must not be expected, or another round is tried */
 	unsigned max_rounds;	   /* then it fails */
 	uint64_t max_bandwidth; /* bytes a second; 0: no limit */
+	bool post_copy;		/* when rounds do not help: what is left follows the guest */
 	const char *config;	/* as in struct snapshot_create_params */
 	size_t config_len;
 	const char *metadata; /* JSON, or NULL */
@@ -52,7 +55,10 @@ struct migrate_params {
  */
 int migrate_begin(struct vm *vm, struct snapshot_history *h, const struct migrate_params *p,
 		  struct err *e);
-/* Once MIGRATE_LOST: takes it back; the caller knows that the target does not run. Paused. */
+/*
+ * Once MIGRATE_LOST: takes it back; the caller knows that the target does not run. Paused. -EBUSY when it has run
+ * there.
+ */
 int migrate_take_back(struct vm *vm, struct snapshot_history *h, struct err *e);
 
 struct receive_params {

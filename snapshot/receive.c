@@ -12,6 +12,7 @@
 
 #include "snapshot/load.h"
 #include "snapshot/migrate.h"
+#include "snapshot/pull.h"
 #include "snapshot/stream.h"
 #include "virtio/net.h"
 #include "virtio/vsock.h"
@@ -34,9 +35,12 @@ struct arrival {
 	struct stream_in in;
 	struct stream_out out;
 	struct stream_hello hello;
-	struct load *load; /* from SETUP on */
-	bool usable;	   /* nothing has been configured yet */
-	uint64_t pages;	   /* of memory, then */
+	struct load *load;   /* from SETUP on */
+	struct pageset left; /* by LEFT, until STATE */
+	struct pull *pull;   /* has `in` and `out` from then on; or NULL */
+	struct loop_source pulled;
+	bool usable;	/* nothing has been configured yet */
+	uint64_t pages; /* of memory, then */
 	uint64_t normal, duplicate;
 	unsigned rounds;
 	uint64_t started_ns;
@@ -50,8 +54,18 @@ static void stop_listening(struct arrival *a)
 	vsock_listener_close(&a->listener, a->path);
 }
 
+static void end_pull(struct arrival *a)
+{
+	if (!a->pull)
+		return;
+	loop_del(a->vm->loop, &a->pulled);
+	pull_destroy(TAKE(a->pull));
+}
+
 static void hang_up(struct arrival *a)
 {
+	end_pull(a);
+	pageset_finish(&a->left);
 	loop_del(a->vm->loop, &a->read);
 	fd_close(&a->fd);
 	stream_in_finish(&a->in);
@@ -70,7 +84,8 @@ static void arrival_info(const struct arrival *a, struct migrate_info *info)
 {
 	*info = (struct migrate_info){
 		.status = a->status,
-		.transferred = a->in.bytes,
+		.transferred = a->pull ? pull_bytes(a->pull) : a->in.bytes,
+		.remaining = a->pull ? pull_left(a->pull) * GMEM_PAGE : 0,
 		.total = a->hello.mem_size,
 		.normal = a->normal,
 		.duplicate = a->duplicate,
@@ -103,6 +118,7 @@ static void refuse(struct arrival *a)
 {
 	struct err ignored;
 
+	end_pull(a);
 	if (a->load)
 		drive_release(&a->vm->config, &ignored);
 	a->out.timeout_ms = 0;
@@ -159,7 +175,7 @@ static int on_setup(struct arrival *a, struct err *e)
 		return err_set(e, EPROTO, "%llu bytes of memory were announced, it has %llu",
 			       (unsigned long long)a->hello.mem_size, (unsigned long long)size);
 	a->status = MIGRATE_ACTIVE;
-	return reply(a, STREAM_ACCEPT, STREAM_VERSION, e);
+	return reply(a, STREAM_ACCEPT, MIN(a->hello.newest, STREAM_VERSION), e);
 }
 
 static int on_zeroes(struct arrival *a)
@@ -214,35 +230,91 @@ static void announce_all(struct vm *vm)
 
 /* --- hand-over --- */
 
+static void on_pulled(struct loop_source *s, uint32_t events);
+
+/* From here on it is the thread's stream. */
+static int start_pull(struct arrival *a, struct err *e)
+{
+	loop_del(a->vm->loop, &a->read);
+	a->pull = pull_create(load_memory(a->load), &a->left, &a->in, &a->out, a->vm->seccomp, e);
+	if (!a->pull)
+		return err_wrap(e, "post-copy");
+	a->pulled = (struct loop_source){.fd = pull_event(a->pull), .ready = on_pulled, .arg = a};
+	return loop_add(a->vm->loop, &a->pulled, EPOLLIN, e);
+}
+
+/* 1: nothing more is read here. */
 static int on_state(struct arrival *a, struct err *e)
 {
-	int r;
+	uint8_t *state = TAKE(a->in.body);
+	uint32_t len = a->in.rec.len;
+	int r = 0;
 
 	a->status = MIGRATE_DEVICE;
 	loop_hold(a->vm->loop);
-	r = load_arrived(a->load, TAKE(a->in.body), a->in.rec.len, e);
-	return r == 0 ? reply(a, STREAM_READY, a->normal + a->duplicate, e) : r;
+	if (a->left.bit)
+		r = start_pull(a, e);
+	if (r < 0) {
+		free(state);
+		return r;
+	}
+	r = load_arrived(a->load, state, len, e);
+	if (r < 0)
+		return r;
+	if (!a->pull)
+		return reply(a, STREAM_READY, a->normal + a->duplicate, e);
+	pull_ready(a->pull, a->normal + a->duplicate);
+	return 1;
 }
 
-/* Nothing can fail from here on. A source that does not hear of it stays stopped. */
-static int on_commit(struct arrival *a, struct err *e)
+/* Nothing can fail from here on. */
+static void let_go(struct arrival *a, bool run)
 {
-	bool run = a->in.rec.first != 0;
-
 	load_let_go(TAKE(a->load), run);
 	loop_release(a->vm->loop);
 	announce_all(a->vm);
-	if (reply(a, STREAM_RUNNING, 0, e) < 0)
-		log_warn("migration: the source does not know that it is done: %s", e->msg);
+}
+
+static void completed(struct arrival *a)
+{
 	a->e = (struct err){0};
 	log_info("migration: the microVM has come: %u rounds, %llu pages, in %llu us", a->rounds,
 		 (unsigned long long)a->normal,
 		 (unsigned long long)(now_ns() - a->started_ns) / 1000);
 	end(a, MIGRATE_COMPLETED, false);
+}
+
+/* A source that does not hear of it stays stopped. */
+static int on_commit(struct arrival *a, struct err *e)
+{
+	let_go(a, a->in.rec.first != 0);
+	if (reply(a, STREAM_RUNNING, 0, e) < 0)
+		log_warn("migration: the source does not know that it is done: %s", e->msg);
+	completed(a);
 	return 1;
 }
 
-/* 0; 1: there is nothing more to read, and no `a` any more; or -errno. */
+/* Post-copy: the same, but for the memory that is still at the source. */
+static void on_pulled(struct loop_source *s, uint32_t events)
+{
+	struct arrival *a = s->arg;
+	enum pull_state state;
+	bool run;
+
+	(void)events;
+	fd_event_drain(s->fd);
+	state = pull_state(a->pull, &run);
+	if (state == PULL_HELD)
+		return;
+	if (a->load) {
+		a->status = MIGRATE_POSTCOPY;
+		let_go(a, run);
+	}
+	if (state == PULL_DONE)
+		completed(a);
+}
+
+/* 0; 1: there is nothing more to read here, and perhaps no `a` any more; or -errno. */
 static int on_record(struct arrival *a, struct err *e)
 {
 	switch (a->in.rec.type) {
@@ -260,6 +332,8 @@ static int on_record(struct arrival *a, struct err *e)
 	case STREAM_ROUND:
 		a->rounds++;
 		return 0;
+	case STREAM_LEFT:
+		return pull_parse(load_memory(a->load), &a->in, &a->left, e);
 	case STREAM_STATE:
 		return on_state(a, e);
 	case STREAM_COMMIT:
@@ -270,6 +344,10 @@ static int on_record(struct arrival *a, struct err *e)
 	case STREAM_READY:
 	case STREAM_RUNNING:
 	case STREAM_REFUSED:
+	case STREAM_WANT:
+	case STREAM_DONE:
+	case STREAM_PUSH:
+	case STREAM_BLANK:
 		break;
 	}
 	return err_set(e, EPROTO, "a record of type %u", a->in.rec.type);
@@ -379,11 +457,13 @@ int receive_begin(struct vm *vm, struct snapshot_history *h, const struct receiv
 
 /* --- both directions --- */
 
-static int arrival_abort(struct snapshot_history *h)
+static int arrival_abort(struct snapshot_history *h, struct err *e)
 {
 	struct arrival *a = h->arrival;
 	bool usable = a->usable;
 
+	if (a->status == MIGRATE_POSTCOPY)
+		return err_set(e, EBUSY, "the microVM runs here already");
 	err_set(&a->e, ECANCELED, "it was aborted at the target");
 	refuse(a);
 	h->arrival = NULL;
@@ -399,7 +479,7 @@ int migrate_abort(struct snapshot_history *h, struct err *e)
 	if (h->sending)
 		return sending_abort(h->sending, e);
 	if (h->arrival)
-		return arrival_abort(h);
+		return arrival_abort(h, e);
 	return err_set(e, EINVAL, "no migration is under way");
 }
 
@@ -422,7 +502,9 @@ void migrate_get_info(const struct snapshot_history *h, struct migrate_info *inf
 void migrate_forget(struct snapshot_history *h)
 {
 	sending_abandon(TAKE(h->sending));
-	if (h->arrival)
-		free_arrival(TAKE(h->arrival));
+	/* Processors that run until the process ends need the rest of their memory as long. */
+	if (h->arrival && h->arrival->status != MIGRATE_POSTCOPY)
+		free_arrival(h->arrival);
+	h->arrival = NULL;
 	free(TAKE(h->migrated));
 }

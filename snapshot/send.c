@@ -6,6 +6,9 @@
  *	further rounds		what was written since the one before
  *	last step		with the guest stopped: what is left, its state, the hand-over (stream.c)
  *
+ * With post-copy, when rounds do not help, what is left stays here in the last step: it goes when the target asks
+ * for it, or by itself when the guest runs there.
+ *
  * Pages are copied before they are summed and sent: the guest would write to them in between.
  */
 #include <errno.h>
@@ -29,14 +32,23 @@
 #define ACCEPT_MS 60000
 #define STALL_MS  10000
 #define READY_MS  5000
+/* The same when the guest runs there, and cannot go on without what is here. */
+#define NEED_MS	  60000
+/* What is sent of who waits for one page. */
+#define NEAR	  8u
 /* Less than that says nothing about how fast the stream is. */
 #define SAMPLE	  KIB(256)
 
 const char *const migrate_status_name[] = {
-	[MIGRATE_NONE] = "none",	   [MIGRATE_SETUP] = "setup",
-	[MIGRATE_ACTIVE] = "active",	   [MIGRATE_DEVICE] = "device",
-	[MIGRATE_COMPLETED] = "completed", [MIGRATE_FAILED] = "failed",
-	[MIGRATE_CANCELLED] = "cancelled", [MIGRATE_LOST] = "handover-lost",
+	[MIGRATE_NONE] = "none",
+	[MIGRATE_SETUP] = "setup",
+	[MIGRATE_ACTIVE] = "active",
+	[MIGRATE_DEVICE] = "device",
+	[MIGRATE_COMPLETED] = "completed",
+	[MIGRATE_FAILED] = "failed",
+	[MIGRATE_CANCELLED] = "cancelled",
+	[MIGRATE_LOST] = "handover-lost",
+	[MIGRATE_POSTCOPY] = "postcopy-active",
 };
 
 /* Who decides what becomes of it: the thread, with COMMIT, or an abort. */
@@ -57,9 +69,13 @@ struct sending {
 	uint8_t *buffer;	     /* STREAM_PAGES_MAX pages */
 	uint64_t started_ns, paused_ns;
 	_Atomic uint64_t downtime_us; /* once it is over */
-	uint64_t bandwidth; /* bytes a second, of the last round that tells; 0: not known */
-	uint64_t remaining; /* pages */
+	uint64_t bandwidth;	    /* bytes a second, of the last round that tells; 0: not known */
+	_Atomic uint64_t remaining; /* pages */
+	uint64_t cursor;	    /* where pages that are left go on */
 	bool was_running, frozen, refused;
+	bool split;		 /* post-copy: rounds.next stays here */
+	_Atomic bool runs_there; /* and cannot be taken back */
+	bool done;		 /* the target has all */
 	_Atomic enum migrate_status status;
 	_Atomic enum decision decision;
 	_Atomic uint64_t normal, duplicate;
@@ -68,16 +84,27 @@ struct sending {
 
 /* --- the thread --- */
 
+/* It may refuse until it runs the guest. */
+static int refusal(struct sending *s, struct err *e)
+{
+	if (s->runs_there)
+		return err_set(e, EPROTO, "the target refuses what it runs");
+	s->refused = true;
+	return err_set(e, ECONNREFUSED, "the target refused: %s", stream_text(&s->in));
+}
+
 /* A target that refuses closes the connection: then the reason is worth more than the error. */
 static int explain(struct sending *s, int r, struct err *e)
 {
 	struct err ignored;
+	int heard;
 
-	if (r == -ECANCELED || stream_await(&s->in, s->fd, 0, NULL, &ignored) != 1 ||
-	    s->in.rec.type != STREAM_REFUSED)
+	if (r == -ECANCELED)
 		return r;
-	s->refused = true;
-	return err_set(e, ECONNREFUSED, "the target refused: %s", stream_text(&s->in));
+	do
+		heard = stream_await(&s->in, s->fd, 0, NULL, &ignored);
+	while (heard == 1 && s->in.rec.type == STREAM_WANT);
+	return heard == 1 && s->in.rec.type == STREAM_REFUSED ? refusal(s, e) : r;
 }
 
 static int send_record(struct sending *s, const struct stream_record *rec, const void *body,
@@ -86,19 +113,6 @@ static int send_record(struct sending *s, const struct stream_record *rec, const
 	int r = stream_send(&s->out, rec, body, e);
 
 	return r < 0 ? explain(s, r, e) : 0;
-}
-
-/* Waits for the answer that is due; its kind is that of the protocol. */
-static int answer(struct sending *s, int timeout_ms, struct err *e)
-{
-	int r = stream_await(&s->in, s->fd, timeout_ms, &s->rounds.stop, e);
-
-	if (r < 0)
-		return r;
-	if (s->in.rec.type != STREAM_REFUSED)
-		return 0;
-	s->refused = true;
-	return err_set(e, ECONNREFUSED, "the target refused: %s", stream_text(&s->in));
 }
 
 static int send_text(struct sending *s, enum stream_type type, const void *text, size_t len,
@@ -125,8 +139,11 @@ static int send_part(struct sending *s, uint64_t first, unsigned at, unsigned n,
 	if (zero && s->rounds.round == 1 && !s->frozen)
 		return 0;
 	rec.type = zero ? STREAM_ZEROES : STREAM_PAGES;
+	if (s->split)
+		rec.type = zero ? STREAM_BLANK : STREAM_PUSH;
+	else
+		s->placed += n;
 	rec.len = zero ? 0 : n * GMEM_PAGE;
-	s->placed += n;
 	return send_record(s, &rec, s->buffer + at * GMEM_PAGE, e);
 }
 
@@ -144,6 +161,58 @@ static int send_batch(struct sending *s, uint64_t first, unsigned n, struct err 
 		r = send_part(s, first, at, end - at, zero, e);
 	}
 	return r;
+}
+
+/* The next `most` pages of those that are left, at or behind `at`. */
+static int push(struct sending *s, uint64_t at, unsigned most, struct err *e)
+{
+	struct pageset *left = &s->rounds.next;
+	uint64_t n = pageset_run(left, &at, left->pages);
+	int r;
+
+	n = MIN(n, (uint64_t)most);
+	if (n == 0) {
+		s->cursor = 0;
+		return 0;
+	}
+	r = send_batch(s, at, (unsigned)n, e);
+	for (uint64_t i = at; i < at + n; i++)
+		pageset_remove(left, i);
+	s->remaining -= n;
+	s->cursor = at + n;
+	return r;
+}
+
+/* What the guest waits for there; what has gone is on its way already. */
+static int push_wanted(struct sending *s, struct err *e)
+{
+	uint64_t page = s->in.rec.first;
+
+	if (!s->split || page >= s->rounds.next.pages)
+		return err_set(e, EPROTO, "the target wants page %llu", (unsigned long long)page);
+	return pageset_has(&s->rounds.next, page) ? push(s, page, NEAR, e) : 0;
+}
+
+/* Waits for the answer that is due. */
+static int answer(struct sending *s, enum stream_type due, int timeout_ms, struct err *e)
+{
+	int r;
+
+	for (;;) {
+		r = stream_await(&s->in, s->fd, timeout_ms, &s->rounds.stop, e);
+		if (r < 0)
+			return r;
+		if (s->in.rec.type == due)
+			return 0;
+		if (s->in.rec.type == STREAM_REFUSED)
+			return refusal(s, e);
+		if (s->in.rec.type != STREAM_WANT)
+			return err_set(e, EPROTO, "a record of type %u was not to come now",
+				       s->in.rec.type);
+		r = push_wanted(s, e);
+		if (r < 0)
+			return r;
+	}
 }
 
 /* Sleeps until the bytes of this round have had their time. */
@@ -200,7 +269,7 @@ static int greet(struct sending *s, struct err *e)
 		  : send_text(s, STREAM_SETUP, s->file.wire.buf, s->file.wire.pos, e);
 	if (r == 0 && s->p.metadata)
 		r = send_text(s, STREAM_METADATA, s->p.metadata, strlen(s->p.metadata), e);
-	return r == 0 ? answer(s, ACCEPT_MS, e) : r;
+	return r == 0 ? answer(s, STREAM_ACCEPT, ACCEPT_MS, e) : r;
 }
 
 static int first_step(void *arg, struct err *e)
@@ -226,28 +295,78 @@ static int hand_over(struct sending *s, struct err *e)
 	r = stream_send(&s->out, &rec, NULL, e);
 	if (r < 0 && !s->out.begun)
 		s->decision = UNDECIDED;
+	s->out.timeout_ms = NEED_MS;
 	if (r == 0)
-		r = answer(s, -1, e);
+		r = answer(s, STREAM_RUNNING, -1, e);
 	/* It says so only if it will not run it. */
 	if (s->refused)
 		s->decision = UNDECIDED;
 	return r;
 }
 
+/* What the target must not believe to have. */
+static int send_left(struct sending *s, struct err *e)
+{
+	const struct pageset *left = &s->rounds.next;
+	struct stream_record rec = {.type = STREAM_LEFT,
+				    .first = s->remaining,
+				    .len = (uint32_t)((left->pages + 63) / 64 * 8)};
+
+	if (left->pages / 8 >= STREAM_BODY_MAX)
+		return err_set(e, EFBIG, "post-copy: too much memory for one record");
+	return send_record(s, &rec, left->bit, e);
+}
+
+/* One record of the target, if there is one. */
+static int hear(struct sending *s, struct err *e)
+{
+	int r = stream_read(&s->in, s->fd, e);
+
+	if (r != 1)
+		return r;
+	if (s->in.rec.type == STREAM_WANT)
+		return push_wanted(s, e);
+	if (s->in.rec.type != STREAM_DONE)
+		return err_set(e, EPROTO, "a record of type %u was not to come now",
+			       s->in.rec.type);
+	s->done = true;
+	return 0;
+}
+
+/* The guest runs there, and what is here is needed. */
+static int push_all(struct sending *s, struct err *e)
+{
+	int r = 0;
+
+	s->downtime_us = (now_ns() - s->paused_ns) / 1000;
+	s->runs_there = true;
+	s->status = MIGRATE_POSTCOPY;
+	while (r == 0 && s->remaining && !s->done) {
+		if (s->rounds.stop)
+			return err_set(e, ECANCELED, "it was aborted");
+		r = push(s, s->cursor, STREAM_PAGES_MAX, e);
+		if (r == 0)
+			r = hear(s, e);
+	}
+	return r == 0 && !s->done ? answer(s, STREAM_DONE, NEED_MS, e) : r;
+}
+
 static int last_step(void *arg, struct err *e)
 {
 	struct sending *s = arg;
-	int r = send_pages(s, e);
+	int r = s->split ? send_left(s, e) : send_pages(s, e);
 
 	if (r == 0)
 		r = send_text(s, STREAM_STATE, s->file.wire.buf, s->file.wire.pos, e);
 	if (r == 0)
-		r = answer(s, READY_MS + (int)s->p.downtime_limit_ms, e);
+		r = answer(s, STREAM_READY, READY_MS + (int)s->p.downtime_limit_ms, e);
 	if (r == 0 && s->in.rec.first != s->placed)
 		r = err_set(e, EPROTO, "the target has %llu pages of %llu",
 			    (unsigned long long)s->in.rec.first, (unsigned long long)s->placed);
 	if (r == 0)
 		r = hand_over(s, e);
+	if (r == 0 && s->split)
+		return push_all(s, e);
 	s->downtime_us = (now_ns() - s->paused_ns) / 1000;
 	return r;
 }
@@ -266,6 +385,7 @@ static void fill_info(const struct sending *s, struct migrate_info *info)
 		.dirty_sync_count = s->rounds.round,
 		.downtime_us = s->downtime_us,
 		.total_us = (now_ns() - s->started_ns) / 1000,
+		.split = s->runs_there,
 	};
 	/* The thread writes it. */
 	if (!s->rounds.has_thread)
@@ -347,6 +467,8 @@ static int freeze(struct sending *s, struct err *e)
 	r = save(s, e);
 	if (r == 0)
 		r = precopy_collect(m, &s->rounds.next, &s->dirty, e);
+	if (s->split)
+		s->remaining = pageset_count(&s->rounds.next);
 	return r == 0 ? drive_release(&s->vm->config, e) : r;
 }
 
@@ -433,6 +555,7 @@ static int next_step(struct sending *s, struct err *e)
 {
 	struct precopy *p = &s->rounds;
 	struct migrate_info info;
+	bool fits;
 	int r = precopy_take(p, e);
 
 	if (r < 0)
@@ -440,8 +563,9 @@ static int next_step(struct sending *s, struct err *e)
 	s->remaining = pageset_count(&p->next);
 	fill_info(s, &info);
 	s->p.progress(s->p.arg, &info);
-	if (expected_ms(s) <= s->p.downtime_limit_ms &&
-	    (s->remaining <= PRECOPY_LAST_PAGES || precopy_stalls(p))) {
+	fits = expected_ms(s) <= s->p.downtime_limit_ms;
+	s->split = s->p.post_copy && !fits && (p->round >= s->p.max_rounds || precopy_stalls(p));
+	if (s->split || (fits && (s->remaining <= PRECOPY_LAST_PAGES || precopy_stalls(p)))) {
 		r = freeze(s, e);
 		return r == 0 ? precopy_step(p, last_step, e) : r;
 	}
@@ -517,7 +641,7 @@ static struct sending *prepare(struct vm *vm, struct snapshot_history *h,
 	s->status = MIGRATE_SETUP;
 	s->was_running = vm->phase == VM_RUNNING;
 	s->hello = (struct stream_hello){
-		.oldest = STREAM_VERSION,
+		.oldest = p->post_copy ? STREAM_VERSION : STREAM_OLDEST,
 		.newest = STREAM_VERSION,
 		.mem_size = gmem_size(&vm->machine->mem),
 	};
@@ -566,6 +690,12 @@ int migrate_begin(struct vm *vm, struct snapshot_history *h, const struct migrat
 			       h->live	    ? "live snapshot"
 			       : h->sending ? "migration"
 					    : "fork");
+	if (p->post_copy &&
+	    (vm->config.machine.memfd || vm->config.machine.huge_pages == HUGE_PAGES_2M))
+		return err_set(
+			e, ENOTSUP,
+			"post_copy: only memory of ordinary pages can be fetched one by one: "
+			"no \"memory_backend\": \"Memfd\", no 2M huge pages");
 	/* Nobody could end a thread that waits for a handler which is gone. */
 	if (h->lazy)
 		return err_set(e, ENOTSUP, "memory that a page fault handler brings cannot move");
@@ -589,6 +719,8 @@ int migrate_take_back(struct vm *vm, struct snapshot_history *h, struct err *e)
 
 	if (!s || s->status != MIGRATE_LOST)
 		return err_set(e, EBUSY, "the microVM is being handed over");
+	if (s->runs_there)
+		return err_set(e, EBUSY, "the microVM has run at the target since");
 	r = drive_claim(&vm->config, e);
 	if (r < 0)
 		return r;
@@ -603,6 +735,8 @@ int sending_abort(struct sending *s, struct err *e)
 {
 	enum decision undecided = UNDECIDED;
 
+	if (s->runs_there)
+		return err_set(e, EBUSY, "it runs at the target, which needs what is still here");
 	s->rounds.stop = true;
 	if (atomic_compare_exchange_strong(&s->decision, &undecided, ABORTED))
 		return 0;

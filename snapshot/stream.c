@@ -33,6 +33,20 @@
  * has them. It has run there and is dead: then the memory at the source is older than the disks, and the
  * microVM has crashed. A REFUSED that comes even now is a target that has not read COMMIT and never will.
  *
+ * Post-copy, when rounds do not help: what is left of memory does not go before COMMIT.
+ *
+ *	LEFT, STATE --------------------------> drops what LEFT names, and has a thread read the stream (pull.c)
+ *	<-------------------------------------- READY
+ *	COMMIT -------------------------------> lets the guest run
+ *	<-------------------------------------- RUNNING, before the guest can want a page
+ *	<-------------------------------------- WANT, for each page that somebody waits for; also before READY
+ *	PUSH, BLANK --------------------------> those first, then all others
+ *	<-------------------------------------- DONE
+ *
+ * Until COMMIT nothing is different: the source has all of the guest. From RUNNING on it is in two processes, and
+ * ends with either of them: the target cannot go on without a page that is gone, and the source may not, since
+ * the guest has run elsewhere. A target that has all pages misses nobody.
+ *
  * To make that moment short everything slow lies before it. While it lasts the devices of both sides
  * are held (loop_hold()): a disk write that was put back before the state was read would else be made by
  * both, and by the source at any time later.
@@ -67,19 +81,30 @@ static const unsigned follows[][32] = {
 			[STREAM_HELLO] = BIT(STREAM_SETUP) | BIT(STREAM_ABORT),
 #define MEMORY                                                                            \
 	(BIT(STREAM_PAGES) | BIT(STREAM_ZEROES) | BIT(STREAM_ROUND) | BIT(STREAM_STATE) | \
-	 BIT(STREAM_ABORT))
+	 BIT(STREAM_LEFT) | BIT(STREAM_ABORT))
 			[STREAM_SETUP] = BIT(STREAM_METADATA) | MEMORY,
 			[STREAM_METADATA] = MEMORY,
 			[STREAM_PAGES] = MEMORY,
 			[STREAM_ZEROES] = MEMORY,
 			[STREAM_ROUND] = MEMORY,
-			[STREAM_STATE] = BIT(STREAM_COMMIT) | BIT(STREAM_ABORT),
+			[STREAM_LEFT] = BIT(STREAM_STATE) | BIT(STREAM_ABORT),
+#define BEHIND (BIT(STREAM_PUSH) | BIT(STREAM_BLANK))
+			[STREAM_STATE] = BIT(STREAM_COMMIT) | BIT(STREAM_ABORT) | BEHIND,
+			[STREAM_PUSH] = BIT(STREAM_COMMIT) | BIT(STREAM_ABORT) | BEHIND,
+			[STREAM_BLANK] = BIT(STREAM_COMMIT) | BIT(STREAM_ABORT) | BEHIND,
+			[STREAM_COMMIT] = BEHIND,
 		},
 	[STREAM_FROM_TARGET] =
 		{
 			[0] = BIT(STREAM_ACCEPT) | BIT(STREAM_REFUSED),
-			[STREAM_ACCEPT] = BIT(STREAM_READY) | BIT(STREAM_REFUSED),
-			[STREAM_READY] = BIT(STREAM_RUNNING) | BIT(STREAM_REFUSED),
+			[STREAM_ACCEPT] =
+				BIT(STREAM_READY) | BIT(STREAM_REFUSED) | BIT(STREAM_WANT),
+			[STREAM_READY] =
+				BIT(STREAM_RUNNING) | BIT(STREAM_REFUSED) | BIT(STREAM_WANT),
+			[STREAM_RUNNING] = BIT(STREAM_WANT) | BIT(STREAM_DONE),
+			/* Before READY, before RUNNING, or behind that: whoever reads knows which is due. */
+			[STREAM_WANT] = BIT(STREAM_WANT) | BIT(STREAM_READY) | BIT(STREAM_RUNNING) |
+					BIT(STREAM_REFUSED) | BIT(STREAM_DONE),
 		},
 };
 
@@ -95,7 +120,7 @@ static void header_wire(struct stream_record *rec, uint64_t *seq, struct wire *w
 	wire_u32(w, &rec->count);
 	wire_u64(w, &rec->first);
 	wire_u64(w, seq);
-	if (magic != MAGIC || type == 0 || type > STREAM_REFUSED)
+	if (magic != MAGIC || type == 0 || type > STREAM_DONE)
 		wire_fail(w, -EBADMSG);
 	rec->type = type;
 }
@@ -116,11 +141,14 @@ static bool fits(const struct stream_record *rec)
 	case STREAM_SETUP:
 	case STREAM_METADATA:
 	case STREAM_STATE:
+	case STREAM_LEFT:
 		return rec->len > 0 && rec->len <= STREAM_BODY_MAX && rec->count == 0;
 	case STREAM_PAGES:
+	case STREAM_PUSH:
 		return rec->count > 0 && rec->count <= STREAM_PAGES_MAX &&
 		       rec->len == rec->count * GMEM_PAGE;
 	case STREAM_ZEROES:
+	case STREAM_BLANK:
 		return rec->count > 0 && rec->count <= STREAM_PAGES_MAX && rec->len == 0;
 	case STREAM_ABORT:
 	case STREAM_REFUSED:
@@ -130,6 +158,8 @@ static bool fits(const struct stream_record *rec)
 	case STREAM_ACCEPT:
 	case STREAM_READY:
 	case STREAM_RUNNING:
+	case STREAM_WANT:
+	case STREAM_DONE:
 		break;
 	}
 	return rec->len == 0 && rec->count == 0;
@@ -177,7 +207,10 @@ static int judge_header(struct stream_in *in, struct err *e)
 	return 0;
 }
 
-/* Where the body goes. Pages go to guest memory at once, which nobody looks at before COMMIT. */
+/*
+ * Where the body goes. Pages go to guest memory at once, which nobody looks at before COMMIT. Short ones take no
+ * memory: a thread that may not ask for any (snapshot/pull.c) reads them.
+ */
 static int begin_body(struct stream_in *in, struct err *e)
 {
 	const struct stream_record *rec = &in->rec;
@@ -189,6 +222,10 @@ static int begin_body(struct stream_in *in, struct err *e)
 		if (!in->to)
 			return err_set(e, EPROTO, "%u pages at page %llu are no memory", rec->count,
 				       (unsigned long long)rec->first);
+	} else if (rec->len <= STREAM_TEXT_MAX &&
+		   (rec->len == 0 || rec->type == STREAM_ABORT || rec->type == STREAM_REFUSED)) {
+		in->to = (uint8_t *)in->text;
+		in->text[rec->len] = '\0';
 	} else {
 		in->to = in->body = malloc((size_t)rec->len + 1);
 		if (!in->body)
@@ -291,10 +328,8 @@ int stream_await(struct stream_in *in, int fd, int timeout_ms, const _Atomic boo
 
 const char *stream_text(struct stream_in *in)
 {
-	char *text = (char *)in->body;
-
-	err_clean_text(text);
-	return text;
+	err_clean_text(in->text);
+	return in->text;
 }
 
 static void hello_wire(struct stream_hello *h, struct wire *w)
@@ -313,11 +348,11 @@ int stream_parse_hello(const struct stream_in *in, struct stream_hello *h, struc
 	hello_wire(h, &w);
 	if (wire_end(&w) < 0)
 		return err_set(e, EPROTO, "a greeting that is none");
-	if (h->oldest > STREAM_VERSION || h->newest < STREAM_VERSION)
+	if (h->oldest > STREAM_VERSION || h->newest < STREAM_OLDEST)
 		return err_set(e, ENOTSUP,
 			       "the source speaks versions %u to %u of the protocol, this "
-			       "spore version %u",
-			       h->oldest, h->newest, STREAM_VERSION);
+			       "spore versions %u to %u",
+			       h->oldest, h->newest, STREAM_OLDEST, STREAM_VERSION);
 	return 0;
 }
 
@@ -335,28 +370,18 @@ static void advance(struct iovec iov[2], size_t n)
 	}
 }
 
+/* In place: the thread of snapshot/pull.c may not ask for memory. */
 int stream_encode(const struct stream_record *rec, uint64_t seq, const void *body,
 		  uint8_t header[STREAM_HEADER])
 {
+	struct wire w = {.buf = header, .len = STREAM_HEADER, .writing = true};
 	struct stream_record copy = *rec;
-	struct wire w;
-	int r;
+	uint64_t sum;
 
-	wire_writer(&w, STREAM_VERSION);
 	header_wire(&copy, &seq, &w);
-	r = wire_end(&w);
-	if (r == 0)
-		memcpy(header, w.buf, SUMMED);
-	if (r == 0) {
-		uint64_t sum = checksum(header, body, rec->len);
-
-		wire_u64(&w, &sum);
-		r = wire_end(&w);
-	}
-	if (r == 0)
-		memcpy(header, w.buf, STREAM_HEADER);
-	wire_finish(&w);
-	return r;
+	sum = checksum(header, body, rec->len);
+	wire_u64(&w, &sum);
+	return wire_end(&w);
 }
 
 int stream_send(struct stream_out *out, const struct stream_record *rec, const void *body,

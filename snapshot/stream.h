@@ -15,7 +15,8 @@
 
 #include "vmm/base/err.h"
 
-#define STREAM_VERSION	 1u
+#define STREAM_VERSION	 2u /* 2: LEFT and what follows it */
+#define STREAM_OLDEST	 1u
 #define STREAM_HEADER	 40u
 #define STREAM_PAGES_MAX 64u	 /* of one record */
 #define STREAM_BODY_MAX	 MIB(16) /* of all others; a state has some tens of KiB */
@@ -32,11 +33,16 @@ enum stream_type {
 	STREAM_STATE,	  /* the state file of the stopped guest */
 	STREAM_COMMIT,	  /* it is yours; `first` 1: let it run. No body */
 	STREAM_ABORT,	  /* a text */
+	STREAM_LEFT,  /* a bit for each page of memory: `first` of them come by PUSH and BLANK */
+	STREAM_PUSH,  /* as PAGES, behind STATE */
+	STREAM_BLANK, /* as ZEROES */
 	/* from the target */
 	STREAM_ACCEPT = 16, /* `first`: the version that both know. No body */
 	STREAM_READY,	    /* `first`: pages that have come, `count`: 0. No body */
 	STREAM_RUNNING,	    /* no body */
 	STREAM_REFUSED,	    /* a text, instead of any of them but RUNNING */
+	STREAM_WANT,	    /* page `first` of those that were left is waited for. No body */
+	STREAM_DONE,	    /* all of them are there. No body */
 };
 
 enum stream_side { STREAM_FROM_SOURCE, STREAM_FROM_TARGET };
@@ -67,8 +73,10 @@ struct stream_in {
 	void *(*place)(void *arg, uint64_t first, uint64_t count);
 	void *arg;
 	struct stream_record rec; /* that is complete, or whose body comes */
-	uint8_t *body;		  /* owned; with a zero byte behind it */
-	uint64_t bytes;		  /* that have come */
+	/* Owned, with a zero byte behind it; of records without a body, and of texts, NULL. */
+	uint8_t *body;
+	char text[STREAM_TEXT_MAX + 1]; /* of REFUSED or ABORT */
+	uint64_t bytes;			/* that have come */
 
 	uint8_t header[STREAM_HEADER]; /* private, as is what follows */
 	uint64_t sum;

@@ -301,7 +301,8 @@ Test(stream, versions_have_to_meet, .init = record_source)
 	static const struct {
 		uint32_t oldest, newest;
 		int r;
-	} cases[] = {{1, 1, 0}, {0, 1, 0}, {1, 9, 0}, {2, 3, -ENOTSUP}, {0, 0, -ENOTSUP}};
+	} cases[] = {{1, 1, 0}, {0, 1, 0},	  {1, 9, 0},
+		     {2, 3, 0}, {3, 4, -ENOTSUP}, {0, 0, -ENOTSUP}};
 	struct stream_hello got;
 	struct stream_in in;
 

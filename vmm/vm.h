@@ -29,6 +29,7 @@ enum vm_exit {
 	VM_EXIT_ERROR = 1,    /* generic error; also a KVM failure while the guest ran */
 	VM_EXIT_POWEROFF = 3, /* (+) the guest powered itself off through ACPI */
 	VM_EXIT_MIGRATED = 4, /* (+) it goes on in another process */
+	VM_EXIT_SPLIT = 5,    /* (+) post-copy: the other process is gone */
 	VM_EXIT_TRIPLE_FAULT = VM_EXIT_ERROR, /* as in Firecracker; the log tells them apart */
 	VM_EXIT_BAD_SYSCALL = 148,
 	VM_EXIT_SIGBUS = 149,

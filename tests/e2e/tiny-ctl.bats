@@ -171,7 +171,7 @@ waits() {
 	"$CTL" receive -n c --drive "disk1=$BATS_TEST_TMPDIR/same" "$move" >"$BATS_TEST_TMPDIR/said" 3>&- &
 	pid=$!
 	waits c
-	"$CTL" migrate --to "$move" --downtime 1000 b
+	"$CTL" migrate --to "$move" --downtime 1000 --post-copy b
 	wait "$pid"
 	[ "$(cat "$BATS_TEST_TMPDIR/said")" = c ]
 	[ "$(printf 'xyq' | "$CTL" console c | tr -d '\r')" = xy ]

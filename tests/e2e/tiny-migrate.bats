@@ -405,17 +405,131 @@ relay() {
 	ends b
 }
 
+# A line too slow for what is written meanwhile.
+SPLIT='.post_copy = true | .max_rounds = 1 | .downtime_limit_ms = 1 | .max_bandwidth = 200000000'
+
+@test "post-copy: a guest that writes too fast goes over, and what is left of its memory follows" {
+	boot
+	for i in 1 2 3; do
+		receiver
+		relay pass
+		use a
+		listen
+		migrate "$SPLIT"
+		gone_away
+		until_status b completed
+		jq -e '.remaining == 0 and .dirty_sync_count == 1' <<<"$MIGRATION"
+		jq -se 'any(.event == "migrated" and .downtime_us > 0)' "$EVENTS"
+		wait "$RELAY"
+		[ "$(grep -E 'ROUND|LEFT|STATE|COMMIT' "$SNAP/relay" | paste -sd ' ')" = "ROUND LEFT STATE COMMIT" ]
+		[ "$(grep -c PUSH "$SNAP/relay")" -ge 8 ] || fail "$(sort "$SNAP/relay" | uniq -c)"
+		counts b
+		use b
+		keep a
+	done
+	# What comes by rounds alone does so with it, too.
+	receiver
+	VIA= migrate '.post_copy = true | .downtime_limit_ms = 60000'
+	gone_away
+	until_status b completed
+	counts b
+	ends b
+}
+
+@test "post-copy: a guest that is paused arrives so, and sees nothing of what is missing" {
+	boot
+	receiver
+	relay slow=PUSH
+	migrate "$SPLIT"
+	until_status a postcopy-active
+	until_status b postcopy-active
+	use b
+	ok PATCH /vm '{"state": "Paused"}'
+	refused PUT /snapshot/create "{\"snapshot_path\": \"$SNAP/s\", \"mem_file_path\": \"$SNAP/m\"}" "A migration is under way"
+	gone_away
+	until_status b completed
+	[ "$(state b)" = Paused ]
+	use b
+	ok PATCH /vm '{"state": "Resumed"}'
+	ends b
+}
+
+@test "post-copy: wherever the line breaks before the hand-over, the guest goes on at the source" {
+	boot
+	for what in before=LEFT after=LEFT flip=LEFT before=STATE after=STATE flip=STATE; do
+		receiver
+		relay "$what"
+		migrate "$SPLIT"
+		until_status a failed
+		counts a
+		wait "$RELAY"
+		! grep -q COMMIT "$SNAP/relay" || fail "it was handed over"
+		[ "$(state b)" = gone ] || fail "both run: $what"
+		use b
+		ends_with 1
+		unset "PID_OF[b]"
+		rm -f "$M"
+	done
+	ends a
+}
+
+@test "post-copy: when the line breaks behind the hand-over, both end and say so" {
+	for what in before=PUSH after=PUSH flip=PUSH; do
+		boot
+		receiver
+		relay "$what"
+		migrate "$SPLIT"
+		for name in a b; do
+			use "$name"
+			ends_with 5
+			unset "PID_OF[$name]"
+		done
+		! grep -q broken "${DIR_OF[b]}/out" || fail "it ran without its memory"
+		grep -q "pages of the guest's memory are lost" "$SNAP/log" || fail "$(cat "$SNAP/log")"
+		rm -f "$M" "$SNAP/log"
+	done
+}
+
+@test "post-copy: nobody can give it up, or take it back, when the guest runs there" {
+	boot
+	receiver
+	relay crawl=PUSH
+	migrate "$SPLIT"
+	until_status a postcopy-active
+	until_status b postcopy-active
+	use b
+	refused DELETE /vm/migrate "" "runs here already"
+	use a
+	refused DELETE /vm/migrate "" "needs what is still here"
+	refused PATCH /vm '{"state": "Resumed"}' "being handed over"
+	kill "$RELAY"
+	for name in a b; do
+		use "$name"
+		ends_with 5
+		unset "PID_OF[$name]"
+	done
+}
+
+@test "post-copy: memory that cannot be fetched page by page is refused" {
+	boot '.memory_backend = "Memfd"'
+	use a
+	refused PUT /vm/migrate "$(jq -nc --arg s "$M" '{socket_path: $s, post_copy: true}')" "post_copy: only memory of ordinary pages"
+	ends a
+}
+
 # One of the two is killed at any time: never do both run, and it is lost only with the one that had it.
 # SPORE_ROUNDS=50: so many times.
-@test "killed at random" {
+# killed_at_random MS [JQ]: up to so late.
+killed_at_random() {
 	local kept=0 moved=0 died=0 lost=0 victim rounds=${SPORE_ROUNDS:-20}
 	boot
 	for i in $(seq "$rounds"); do
 		receiver
 		[ -n "${PID_OF[a]:-}" ] || fail "no source"
 		victim=$([ $((RANDOM % 2)) = 0 ] && echo a || echo b)
-		migrate
-		sleep "0.$(printf '%03d' $((RANDOM % 110)))"
+		[ -z "${SLOW:-}" ] || relay "$SLOW"
+		migrate "${2:-}"
+		sleep "$(printf '0.%03d' $((RANDOM % $1)))"
 		kill -KILL "${PID_OF[$victim]}" 2>/dev/null || true # it may have gone by itself
 		if [ "$victim" = a ]; then
 			# It went on there, or was not handed over and died.
@@ -448,6 +562,7 @@ relay() {
 			esac
 		fi
 		echo "$i: $victim killed, $STATUS"
+		! grep -q broken "${DIR_OF[b]}/out" || fail "it ran without its memory"
 		if [ "$victim$STATUS" = acompleted ]; then
 			counts b
 			drop a
@@ -462,8 +577,18 @@ relay() {
 			drop b
 		fi
 		rm -f "$M"
+		[ -z "${SLOW:-}" ] || wait "$RELAY"
 	done
 	echo "# went on at the source $kept, at the target $moved, died with the one that had it $died, handed over to a dead one $lost" >&3
 	[ $((kept + moved + died + lost)) = "$rounds" ]
 	ends a
+}
+
+@test "killed at random" {
+	killed_at_random 110
+}
+
+@test "post-copy: killed at random, and while memory follows the guest" {
+	killed_at_random 200 "$SPLIT"
+	SLOW=slow=PUSH killed_at_random 900 "$SPLIT"
 }

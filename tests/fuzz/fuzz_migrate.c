@@ -52,13 +52,13 @@ static void look(struct feed *f)
 	struct err e = {0};
 
 	must(f->before >> rec->type & 1, "a record comes when it may");
-	must(stream_encode(rec, f->in.seq - 1, rec->count ? f->in.to : f->in.body, header) == 0 &&
+	must(stream_encode(rec, f->in.seq - 1, f->in.to, header) == 0 &&
 		     memcmp(header, f->in.header, sizeof(header)) == 0,
 	     "what was read is what was written");
 	if (rec->count)
 		must(range_within(rec->first, rec->count, PAGES), "pages are memory");
 	else
-		must(f->in.body[rec->len] == '\0', "a body has an end");
+		must(f->in.to[rec->len] == '\0' || !rec->len, "a body has an end");
 	if (rec->type == STREAM_HELLO && stream_parse_hello(&f->in, &hello, &e) < 0)
 		must(e.msg[0], "a refusal has a message");
 	if (rec->type == STREAM_ABORT || rec->type == STREAM_REFUSED)

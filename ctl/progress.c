@@ -44,13 +44,13 @@ static void progress_line(const struct progress *p, uint64_t done, double second
 void progress_update(struct progress *p, uint64_t done)
 {
 	uint64_t now = now_ns();
-	char line[80];
+	char line[200];
 
 	if (!p->shown || (p->drawn_ns && now - p->drawn_ns < 100000000))
 		return;
 	p->drawn_ns = now;
 	progress_line(p, done, (double)(now - p->start_ns) / 1e9, line, sizeof(line));
-	fprintf(stderr, "\r%s\033[K", line);
+	fprintf(stderr, "\r%.79s\033[K", line);
 }
 
 void progress_end(struct progress *p)

@@ -172,7 +172,8 @@ Test(pull, who_touches_a_page_that_is_left_gets_it_and_the_rest_follows)
 	*(volatile uint64_t *)(void *)(gmem_base(&mem) + 501 * GMEM_PAGE) = 3;
 	push(396, 64);
 	push(460, 64);
-	tell(STREAM_BLANK, 524, 100, NULL);
+	tell(STREAM_BLANK, 524, 64, NULL);
+	tell(STREAM_BLANK, 588, 36, NULL);
 	hears(STREAM_DONE);
 	until(PULL_DONE);
 	cr_expect_eq(pull_left(pull), 0);

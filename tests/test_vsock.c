@@ -940,13 +940,15 @@ Test(vsock, a_connection_waits_until_a_transport_reset_was_seen)
 	int fd;
 
 	post(4, 4096);
-	driver_add(&g, EVENT, (struct driver_buf[]){{at, 4, true}}, 1);
+	for (unsigned i = 0; i < 4; i++)
+		driver_add(&g, EVENT, (struct driver_buf[]){{at, 4, true}}, 1);
 	vsock_transport_reset(g.mmio.dev);
 	cr_assert(driver_used(&g, EVENT, NULL, NULL));
 	fd = client();
 	say(fd, "CONNECT 52\n");
 	expect_nothing();
 	driver_add(&g, EVENT, (struct driver_buf[]){{at, 4, true}}, 1);
+	cr_assert(driver_wants_kick(&g, EVENT));
 	driver_kick(&g, EVENT);
 	expect(VSOCK_OP_REQUEST);
 	/* One that never gives a buffer back is not waited for without end. */

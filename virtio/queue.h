@@ -189,6 +189,9 @@ static inline bool virtq_waiting(const struct virtq *q)
 	return q->desc && __atomic_load_n(&q->avail->idx, __ATOMIC_RELAXED) != q->state.next_avail;
 }
 
+/* Arms notifications for what the driver offers next, although there is something already. */
+void virtq_arm(struct virtq *q);
+
 /*
  * Gives a chain back, `written` being the number of bytes in its writable part that we filled.
  * The driver sees it at virtq_end(). Nothing happens on a queue that is not live.

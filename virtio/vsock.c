@@ -373,6 +373,7 @@ static bool serve_events(struct vsock *v)
 
 		v->state.reset_owed = !ok;
 		v->reset_unseen = ok;
+		virtq_arm(q);
 		virtq_release(q, v->chain.head, ok ? sizeof(id) : 0);
 	}
 	virtio_queue_end(&v->dev, q);

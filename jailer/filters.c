@@ -203,7 +203,7 @@ const struct filter_rule filter_table[] = {
 	CALL(sendmsg, BOOT, "restore: the memory's descriptor, to the process that brings it"),
 	CALL(eventfd2, BOOT, "interrupts and queue notifications"),
 	CALL(memfd_create, BOOT, "guest memory in a memfd", APART(1, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB | MFD_HUGE_2MB, 0)),
-	CALL(ftruncate, BOOT, "its size, that of an overlay, that of a copy of a disk"),
+	CALL(ftruncate, BOOT, "its size, that of an overlay"),
 	CALL(bind, BOOT, "PUT /vsock"),
 	CALL(listen, BOOT, "PUT /vsock"),
 	CALL(getpgid, BOOT, "are we in the foreground of the terminal"),

@@ -63,7 +63,7 @@ int clone_make(struct clone *c, int from, struct err *e)
 	int r = size < 0 ? (int)size : 0;
 
 	if (r == 0 && ioctl(c->out.fd, FICLONE, from) < 0) {
-		r = ftruncate(c->out.fd, (off_t)size) < 0 ? -errno : 0;
+		r = fd_extend(c->out.fd, (uint64_t)size, NULL);
 		if (r == 0)
 			r = copy_data(from, c->out.fd, (uint64_t)size);
 	}

@@ -246,6 +246,7 @@ const struct filter_rule filter_table[] = {
 	IOCTL(BOOT, KVM_SET_LAPIC, "vCPU: state at the start"),
 
 	/* --- before the start: PUT /snapshot/load --- */
+	IOCTL(BOOT, KVM_IRQ_LINE, "restore: the guest is told that it is another one"),
 	IOCTL(BOOT, KVM_SET_CLOCK, "restore: state of the VM"),
 	IOCTL(BOOT, KVM_SET_IRQCHIP, "restore: state of the VM"),
 	IOCTL(BOOT, KVM_SET_PIT2, "restore: state of the VM"),

@@ -40,6 +40,7 @@
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/drive.h"
+#include "vmm/identity.h"
 #include "vmm/shell.h"
 
 /* One load on its way. */
@@ -447,9 +448,11 @@ static int complete(struct load *l, struct err *e)
 		r = restore_vcpus(l, e);
 	t->vcpus_us = lap_us(l);
 	if (r == 0 && moved)
-		identity_moved(&l->m->identity);
+		identity_moved(&l->m->mem);
 	else if (r == 0)
-		r = identity_renew(&l->m->identity, e);
+		r = identity_renew(&l->m->mem, e);
+	if (r == 0)
+		r = kvm_pulse_irq(&l->m->kvm, LAYOUT_GSI_IDENTITY, e);
 	if (r == 0)
 		r = machine_park(l->m, e);
 	if (r == 0 && !moved)
@@ -566,7 +569,7 @@ static int prime(struct load *l, struct err *e)
 	for (unsigned i = 0; r == 0 && i < l->state.meta.vcpus; i++)
 		r = x86_state_prepare(&l->state.vcpu[i], &l->m->vcpu[i], e);
 	if (r == 0)
-		identity_touch(&l->m->identity);
+		identity_touch(&l->m->mem);
 	l->m = NULL;
 	return r;
 }

@@ -69,11 +69,6 @@ int machine_build_platform(struct vm_machine *m, const struct config *c, struct 
 	bus_add(&m->pio, LAYOUT_ACPI_SLEEP, POWER_SIZE, &power_bus_ops, &m->power);
 	m->pvpanic.events = m->vm->events;
 	bus_add(&m->pio, LAYOUT_PVPANIC, PVPANIC_SIZE, &pvpanic_bus_ops, &m->pvpanic);
-	r = identity_init(&m->identity, &m->mem, e);
-	if (r == 0)
-		r = kvm_add_irqfd(&m->kvm, LAYOUT_GSI_IDENTITY, m->identity.irq_fd, e);
-	if (r < 0)
-		return err_wrap(e, "VMGenID");
 	if (c->boot_timer)
 		bus_add(&m->mmio, LAYOUT_BOOT_TIMER, BOOT_TIMER_SIZE, &boot_timer_bus_ops,
 			&m->boot_timer);

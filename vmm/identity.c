@@ -2,9 +2,7 @@
 #include "vmm/identity.h"
 
 #include <assert.h>
-#include <sys/eventfd.h>
 
-#include "vmm/base/fd.h"
 #include "vmm/base/random.h"
 #include "vmm/layout.h"
 
@@ -32,39 +30,28 @@ static_assert(offsetof(struct vmclock, generation) == 104, "ABI");
 #define VMCLOCK_HAS_GENERATION	 (1u << 8)
 #define VMCLOCK_HAS_NOTIFICATION (1u << 9)
 
-int identity_init(struct identity *id, const struct gmem *mem, struct err *e)
-{
-	*id = (struct identity){.mem = mem, .irq_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
-	return id->irq_fd < 0 ? err_sys(e, "create an eventfd") : 0;
-}
-
-void identity_finish(struct identity *id)
-{
-	fd_close(&id->irq_fd);
-}
-
-static int write_genid(struct identity *id, struct err *e)
+static int write_genid(const struct gmem *mem, struct err *e)
 {
 	uint8_t genid[GENID_LEN];
 
 	if (random_bytes(genid, sizeof(genid)) != sizeof(genid))
 		return err_set(e, EAGAIN, "no random bytes for a VM generation ID");
 	/* Both pages are below 1 MiB, where there is always memory. */
-	gmem_write(id->mem, LAYOUT_VMGENID, genid, sizeof(genid));
+	gmem_write(mem, LAYOUT_VMGENID, genid, sizeof(genid));
 	return 0;
 }
 
-void identity_touch(struct identity *id)
+void identity_touch(const struct gmem *mem)
 {
 	uint8_t clock[sizeof(struct vmclock)] = {0}, genid[GENID_LEN] = {0};
 
-	gmem_read(id->mem, LAYOUT_VMCLOCK, clock, sizeof(clock));
-	gmem_write(id->mem, LAYOUT_VMCLOCK, clock, sizeof(clock));
-	gmem_read(id->mem, LAYOUT_VMGENID, genid, sizeof(genid));
-	gmem_write(id->mem, LAYOUT_VMGENID, genid, sizeof(genid));
+	gmem_read(mem, LAYOUT_VMCLOCK, clock, sizeof(clock));
+	gmem_write(mem, LAYOUT_VMCLOCK, clock, sizeof(clock));
+	gmem_read(mem, LAYOUT_VMGENID, genid, sizeof(genid));
+	gmem_write(mem, LAYOUT_VMGENID, genid, sizeof(genid));
 }
 
-int identity_begin(struct identity *id, struct err *e)
+int identity_begin(const struct gmem *mem, struct err *e)
 {
 	const struct vmclock clock = {
 		.magic = VMCLOCK_MAGIC,
@@ -74,33 +61,32 @@ int identity_begin(struct identity *id, struct err *e)
 		.flags = VMCLOCK_HAS_GENERATION | VMCLOCK_HAS_NOTIFICATION,
 	};
 
-	gmem_write(id->mem, LAYOUT_VMCLOCK, &clock, sizeof(clock));
-	return write_genid(id, e);
+	gmem_write(mem, LAYOUT_VMCLOCK, &clock, sizeof(clock));
+	return write_genid(mem, e);
 }
 
 /* No vCPU runs, so nobody sees it half-way; a guest that wrote there itself gets its own. */
-static void tell(struct identity *id, bool another)
+static void change(const struct gmem *mem, bool another)
 {
 	struct vmclock clock = {0};
 
-	gmem_read(id->mem, LAYOUT_VMCLOCK, &clock, sizeof(clock));
+	gmem_read(mem, LAYOUT_VMCLOCK, &clock, sizeof(clock));
 	clock.seq = (clock.seq | 1) + 1;
 	clock.disruption_marker++;
 	clock.generation += another;
-	gmem_write(id->mem, LAYOUT_VMCLOCK, &clock, sizeof(clock));
-	fd_event_signal(id->irq_fd);
+	gmem_write(mem, LAYOUT_VMCLOCK, &clock, sizeof(clock));
 }
 
-int identity_renew(struct identity *id, struct err *e)
+int identity_renew(const struct gmem *mem, struct err *e)
 {
-	int r = write_genid(id, e);
+	int r = write_genid(mem, e);
 
 	if (r == 0)
-		tell(id, true);
+		change(mem, true);
 	return r;
 }
 
-void identity_moved(struct identity *id)
+void identity_moved(const struct gmem *mem)
 {
-	tell(id, false);
+	change(mem, false);
 }

@@ -13,20 +13,14 @@
 
 #include "vmm/base/gmem.h"
 
-struct identity {
-	const struct gmem *mem; /* [I] borrowed */
-	int irq_fd;		/* [I] eventfd for LAYOUT_GSI_IDENTITY, or -1; owned */
-};
-
-int identity_init(struct identity *id, const struct gmem *mem, struct err *e);
-/* Also of one that was not initialised but has irq_fd -1. */
-void identity_finish(struct identity *id);
-
 /* A new guest: fills both pages. -errno when there is no randomness. */
-int identity_begin(struct identity *id, struct err *e);
+int identity_begin(const struct gmem *mem, struct err *e);
 /* Before it is known when: the pages that it will write to are there. Nothing changes. */
-void identity_touch(struct identity *id);
-/* A restored one, before its vCPUs run: both change, and the guest is told. */
-int identity_renew(struct identity *id, struct err *e);
-/* One that goes on in another process, before its vCPUs run: VMGenID stays, its clock may not be right. */
-void identity_moved(struct identity *id);
+void identity_touch(const struct gmem *mem);
+/*
+ * A restored one, before its vCPUs run: both change. The caller then tells the guest, by an edge on
+ * LAYOUT_GSI_IDENTITY.
+ */
+int identity_renew(const struct gmem *mem, struct err *e);
+/* The same of one that goes on in another process: VMGenID stays, its clock may not be right. */
+void identity_moved(const struct gmem *mem);

@@ -179,3 +179,12 @@ int kvm_add_irqfd(struct kvm *k, uint32_t gsi, int fd, struct err *e)
 		return err_sys(e, "bind an eventfd to interrupt line %u (KVM_IRQFD)", gsi);
 	return 0;
 }
+
+int kvm_pulse_irq(struct kvm *k, uint32_t gsi, struct err *e)
+{
+	struct kvm_irq_level high = {.irq = gsi, .level = 1}, low = {.irq = gsi};
+
+	if (ioctl(k->vm_fd, KVM_IRQ_LINE, &high) < 0 || ioctl(k->vm_fd, KVM_IRQ_LINE, &low) < 0)
+		return err_sys(e, "raise interrupt line %u (KVM_IRQ_LINE)", gsi);
+	return 0;
+}

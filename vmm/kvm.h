@@ -50,3 +50,5 @@ int kvm_create_irqchip(struct kvm *k, bool pit, struct err *e);
 int kvm_add_ioeventfd(struct kvm *k, gpa_t addr, uint32_t match, int fd, struct err *e);
 /* Signalling the eventfd injects an edge on IOAPIC pin `gsi`. */
 int kvm_add_irqfd(struct kvm *k, uint32_t gsi, int fd, struct err *e);
+/* Such an edge at once: an eventfd's may be delivered by a thread of the kernel, later. */
+int kvm_pulse_irq(struct kvm *k, uint32_t gsi, struct err *e);

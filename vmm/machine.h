@@ -6,7 +6,6 @@
  */
 #pragma once
 
-#include "vmm/identity.h"
 #include "vmm/platform.h"
 #include "vmm/pvpanic.h"
 #include "vmm/vm.h"
@@ -28,7 +27,6 @@ struct vm_machine {
 	struct power power;
 	struct boot_timer boot_timer;
 	struct pvpanic pvpanic;
-	struct identity identity; /* to be renewed after a restore */
 	struct virtio_mmio virtio[LAYOUT_VIRTIO_MAX];
 	int virtio_irq[LAYOUT_VIRTIO_MAX];
 	unsigned virtio_count;

@@ -13,6 +13,7 @@
 #include "vmm/base/random.h"
 #include "vmm/cmdline.h"
 #include "vmm/cpu_template.h"
+#include "vmm/identity.h"
 #include "vmm/mptable.h"
 #include "vmm/x86_state.h"
 
@@ -106,7 +107,7 @@ static int write_tables(struct vm_machine *m, const struct config *c, struct err
 
 	if (r < 0)
 		return err_wrap(e, "ACPI tables");
-	r = identity_begin(&m->identity, e);
+	r = identity_begin(&m->mem, e);
 	if (r < 0)
 		return r;
 	r = mptable_build(c->machine.vcpu_count, mp_at, mp_size, e);
@@ -270,7 +271,6 @@ struct vm_machine *machine_create(struct vm *vm, struct err *e)
 	}
 	m->vm = vm;
 	m->kvm = (struct kvm){.fd = -1, .vm_fd = -1};
-	m->identity.irq_fd = -1;
 	boot_timer_init(&m->boot_timer, vm->events);
 	return m;
 }
@@ -292,7 +292,6 @@ void machine_destroy(struct vm_machine *m)
 	serial_finish(&m->serial);
 	serial_terminal_restore();
 	i8042_finish(&m->i8042);
-	identity_finish(&m->identity);
 	bus_finish(&m->pio);
 	bus_finish(&m->mmio);
 	kvm_close(&m->kvm);

@@ -74,6 +74,62 @@ static unsigned with_more(unsigned who)
 	return who == FILTER_MAIN ? who | FILTER_WITH(SECCOMP_MORE) : who;
 }
 
+/* --- what libseccomp leaves to do --- */
+
+/* The high half of an argument, of which nothing is asked: load, and zero, is it zero. */
+static bool is_idle(const struct sock_filter *p, size_t left)
+{
+	return left > 3 && p[0].code == (BPF_LD | BPF_W | BPF_ABS) &&
+	       p[1].code == (BPF_ALU | BPF_AND | BPF_K) && p[1].k == 0 &&
+	       p[2].code == (BPF_JMP | BPF_JEQ | BPF_K) && p[2].k == 0 && p[2].jt == 0 &&
+	       p[3].code == (BPF_LD | BPF_W | BPF_ABS);
+}
+
+/* Where a jump of `by` goes, counted without what was dropped: to what comes next, if it was that. */
+static size_t retarget(const size_t *kept, size_t from, size_t by)
+{
+	return kept[from + 1 + by] - kept[from] - 1;
+}
+
+/* Nobody jumps into the middle: libseccomp's jumps go to where something is loaded or compared. */
+static void check_target(const bool *dropped, const struct sock_filter *p, size_t target)
+{
+	if (dropped[target] && p[target].code != (BPF_LD | BPF_W | BPF_ABS))
+		check(-ENOTSUP, "a jump to what was dropped");
+}
+
+/*
+ * The kernel takes a quarter of a microsecond for each instruction that it installs, and every start
+ * waits for that: what has no effect is dropped.
+ */
+static size_t shorten(struct sock_filter *p, size_t n)
+{
+	static bool dropped[INSN_MAX + 1];
+	static size_t kept[INSN_MAX + 1];
+
+	memset(dropped, 0, sizeof(dropped));
+	for (size_t i = 0; i < n; i++)
+		if (is_idle(&p[i], n - i))
+			dropped[i] = dropped[i + 1] = dropped[i + 2] = true;
+	for (size_t i = kept[0] = 0; i < n; i++)
+		kept[i + 1] = kept[i] + !dropped[i];
+	for (size_t i = 0; i < n; i++) {
+		if (dropped[i])
+			continue;
+		if (p[i].code == (BPF_JMP | BPF_JA)) {
+			check_target(dropped, p, i + 1 + p[i].k);
+			p[i].k = (uint32_t)retarget(kept, i, p[i].k);
+		} else if (BPF_CLASS(p[i].code) == BPF_JMP) {
+			check_target(dropped, p, i + 1u + p[i].jt);
+			check_target(dropped, p, i + 1u + p[i].jf);
+			p[i].jt = (uint8_t)retarget(kept, i, p[i].jt); /* never longer */
+			p[i].jf = (uint8_t)retarget(kept, i, p[i].jf);
+		}
+		p[kept[i]] = p[i];
+	}
+	return kept[n];
+}
+
 static size_t compile(unsigned who, struct sock_filter *out)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
@@ -95,7 +151,7 @@ static size_t compile(unsigned who, struct sock_filter *out)
 		check(-E2BIG, "read the program");
 	fclose(file);
 	seccomp_release(ctx);
-	return (size_t)n / sizeof(*out);
+	return shorten(out, (size_t)n / sizeof(*out));
 }
 
 static unsigned count_calls(unsigned who)

@@ -2,9 +2,10 @@
 /*
  * A warm shell: a machine that is complete but for what is in it, made before anybody needs it. It has
  * its VM, memory slots over address space that is only reserved, interrupt controllers, platform,
- * eventfds for devices to come, and vCPUs with their CPUID, whose threads are parked under their
- * filters. Loading a snapshot into it (snapshot/load.c) maps the memory file over that address space
- * and sets state: what takes most of a restore, and what waits for the kernel, is done by then.
+ * eventfds for devices to come, and vCPUs with their CPUID, which have been as far as a guest's first
+ * instruction (vmm/vcpu.c) and whose threads are parked under their filters. Loading a snapshot into it
+ * (snapshot/load.c) maps the memory file over that address space and sets state: what takes most of a
+ * restore, and what waits for the kernel, is done by then.
  *
  * Such a process serves one microVM like any other, but only one that comes from a snapshot.
  */

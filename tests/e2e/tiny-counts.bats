@@ -36,10 +36,10 @@ count() {
 }
 
 # bats test_tags=outside
-@test "a start without devices: at most 21 KVM ioctls before KVM_RUN, 120 system calls since exec" {
+@test "a start without devices: at most 20 KVM ioctls before KVM_RUN, 120 system calls since exec" {
 	[ -w /dev/kvm ] || skip "no /dev/kvm on this machine"
 	count start "$SPORE" "$(config "$GUEST/bench.elf")"
-	[ "$kvm" -le 21 ]
+	[ "$kvm" -le 20 ]
 	[ "$syscalls" -le 120 ]
 }
 

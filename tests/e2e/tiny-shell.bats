@@ -253,16 +253,16 @@ calls_of_claim() {
 	wc -l <"$SNAP/calls"
 }
 
-@test "a claim makes at most 17 KVM ioctls, and creates no file descriptor of KVM's" {
+@test "a claim makes at most 16 KVM ioctls, and creates no file descriptor of KVM's" {
 	calls_of_claim
-	[ "$(grep -c 'ioctl([0-9]*, KVM_' "$SNAP/calls")" -le 17 ]
+	[ "$(grep -c 'ioctl([0-9]*, KVM_' "$SNAP/calls")" -le 16 ]
 	[ "$(wc -l <"$SNAP/calls")" -le 130 ]
 	! grep -E 'KVM_(CREATE|IRQFD|IOEVENTFD|SET_USER|SET_CPUID2|GET)' "$SNAP/calls" || fail "what a shell has"
 }
 
 @test "a claim of a primed shell sets what time changes, and neither reads the state nor maps memory" {
 	calls_of_claim "$(prime s)"
-	[ "$(grep -c 'ioctl([0-9]*, KVM_' "$SNAP/calls")" -le 9 ]
+	[ "$(grep -c 'ioctl([0-9]*, KVM_' "$SNAP/calls")" -le 8 ]
 	for call in MSRS CLOCK; do
 		grep -q "KVM_SET_$call" "$SNAP/calls" || fail "KVM_SET_$call is missing"
 	done

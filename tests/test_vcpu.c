@@ -16,6 +16,7 @@
 
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/layout.h"
 
 #define VCPUS	 4u
 #define CODE	 0x1000u
@@ -556,6 +557,29 @@ Test(vcpu, a_warm_vcpu_has_not_run, .timeout = 60)
 	vcpu_set_resume(&set);
 	while (set.metrics.exit_io_out.value < 100)
 		sched_yield();
+	close_machine();
+}
+
+/* What a restored guest is told by: the first instruction that it runs may be the handler's. */
+Test(vcpu, a_pulse_is_in_the_local_apic_when_it_returns, .timeout = 60)
+{
+	static const uint32_t enabled = 0x1ff, vector = 0x41;
+	struct kvm_irqchip chip = {.chip_id = KVM_IRQCHIP_IOAPIC};
+	struct kvm_lapic_state lapic;
+	struct err e = {0};
+	uint32_t irr;
+
+	open_machine(1, true);
+	cr_assert_eq(ioctl(vcpu[0].fd, KVM_GET_LAPIC, &lapic), 0);
+	memcpy(lapic.regs + 0xf0, &enabled, sizeof(enabled));
+	cr_assert_eq(ioctl(vcpu[0].fd, KVM_SET_LAPIC, &lapic), 0);
+	cr_assert_eq(ioctl(k.vm_fd, KVM_GET_IRQCHIP, &chip), 0);
+	chip.chip.ioapic.redirtbl[LAYOUT_GSI_IDENTITY].bits = vector; /* edge, to APIC 0 */
+	cr_assert_eq(ioctl(k.vm_fd, KVM_SET_IRQCHIP, &chip), 0);
+	cr_assert_eq(kvm_pulse_irq(&k, LAYOUT_GSI_IDENTITY, &e), 0, "%s", e.msg);
+	cr_assert_eq(ioctl(vcpu[0].fd, KVM_GET_LAPIC, &lapic), 0);
+	memcpy(&irr, lapic.regs + 0x200 + vector / 32 * 0x10, sizeof(irr));
+	cr_assert_eq(irr, 1u << vector % 32);
 	close_machine();
 }
 

@@ -4,6 +4,7 @@
 # VMGenID and pvpanic with Linux guests: the interrupt, the event device and its AML.
 
 load host
+HOST_WITH=(snapshot)
 HOST_LIMIT=120
 
 # boot KERNEL INITRD WORDS
@@ -15,39 +16,17 @@ boot() {
 	ok PUT /machine-config "{\"vcpu_count\": 1, \"mem_size_mib\": 256, \"huge_pages\": \"Transparent\"}"
 	ok PUT /actions "{\"action_type\": \"InstanceStart\"}"
 }
-# What identity_renew() does, from outside: other bytes in the page of VMGenID, and a signal on every
-# interrupt line (eventfds that the loop does not watch).
-renew() {
-	python3 - "$VM_PID" <<"PYTHON"
-import ctypes, os, sys
-pid = int(sys.argv[1])
-for line in open(f"/proc/{pid}/maps"):
-    begin, end = (int(n, 16) for n in line.split()[0].split("-"))
-    if end - begin >= 256 << 20 and "rw-p" in line:
-        mem = os.open(f"/proc/{pid}/mem", os.O_RDWR)
-        assert os.pwrite(mem, os.urandom(16), begin + 0xfe000) == 16
-        break
-else:
-    sys.exit("no guest memory found")
-watched = set()
-for fd in os.listdir(f"/proc/{pid}/fdinfo"):
-    watched |= {line.split()[1] for line in open(f"/proc/{pid}/fdinfo/{fd}") if line.startswith("tfd:")}
-libc = ctypes.CDLL(None)
-pidfd = libc.syscall(434, pid, 0)
-for fd in os.listdir(f"/proc/{pid}/fd"):
-    if fd not in watched and "eventfd" in os.readlink(f"/proc/{pid}/fd/{fd}"):
-        os.write(libc.syscall(438, pidfd, int(fd), 0), (1).to_bytes(8, "little"))
-PYTHON
-}
 '
 
 for_kernel() {
 	in_host <<<'
 		boot '"$1 $2"' "spore.run=grep%20-i%20ged%20/proc/interrupts;echo%20ready;for%20i%20in%20\$(seq%20100);do%20dmesg|grep%20re[s]eeded&&break;sleep%200.2;done spore.end=poweroff"
 		wait_for ready
-		renew
-		wait_for "reseeded due to virtual machine fork"
 		said "ACPI:Ged"
+		snap s
+		leave
+		restore s
+		wait_for "reseeded due to virtual machine fork"
 		ends_with 3'
 }
 

@@ -300,6 +300,54 @@ asked() {
 	wait_for end
 }
 
+# goes_on NAME: a child that was completed echoes what it is told.
+goes_on() {
+	local word=$RANDOM
+	printf '%s.' "$word" >"$SNAP/$1.in"
+	says "$1" "$word."
+}
+
+# The parent, a child of this fork or one of the fork before: what lives goes on, what was not completed is
+# told or is a shell still.
+@test "any of them is killed at any time" {
+	local i name victim before="" pid rounds=${SPORE_ROUNDS:-12}
+	parent echo
+	for i in $(seq "$rounds"); do
+		child "a$i"
+		child "b$i"
+		mapfile -t victims < <(printf '%s\n' parent "a$i" ${before:+"$before"})
+		victim=${victims[$((i % ${#victims[@]}))]}
+		if [ "$victim" = parent ]; then pid=$VM_PID; else pid=$(eval echo "\$PID_$victim"); fi
+		fork_later "a$i" "b$i"
+		sleep "$(printf '0.%03d' $((RANDOM % 60)))"
+		kill -KILL "$pid"
+		wait "$pid" 2>/dev/null || true
+		wait "$CURL" || [ "$victim" = parent ] || fail "the parent gave no answer"
+		for name in "a$i" "b$i"; do
+			if [ "$victim" = parent ]; then
+				# It had it, or never will.
+				of "$name" GET /
+				[ "$(jq -r .state <<<"$BODY")" = "Not started" ] || goes_on "$name"
+			elif [ "$victim" != "$name" ]; then
+				jq -e --arg s "$SNAP/$name.sock" '.children | any(.socket == $s and (has("fault_message") | not))' \
+					"$SNAP/answer" || fail "$victim killed: $(cat "$SNAP/answer")"
+				goes_on "$name"
+			fi
+		done
+		[ -z "$before" ] || [ "$victim" = "$before" ] || goes_on "$before"
+		before=""
+		if [ "$victim" = parent ]; then
+			parent echo
+		else
+			printf 'on%s' "$i" >&7
+			wait_for "on$i"
+			before=b$i
+		fi
+	done
+	printf q >&7
+	ends_with 0
+}
+
 @test "in jails" {
 	[ "$(id -u)" = 0 ] || skip "needs root"
 	# shellcheck disable=SC2034

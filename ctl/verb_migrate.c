@@ -269,7 +269,7 @@ static int move(struct ctl *c, const struct args *a, const char *to, const struc
 	r = watch_to_end(w);
 	if (r == 1 && has_moved(vm, pidfd))
 		return 0;
-	if (w->lost)
+	if (w->lost && !vms_wait(pidfd, 1000))
 		ctl_hint(c, "if it does not run at the target: sporectl resume %s", vm->name);
 	return r == 0 ? 0 : -EIO;
 }

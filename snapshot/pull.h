@@ -42,5 +42,5 @@ void pull_ready(struct pull *p, uint64_t pages);
 /* Pages that are still at the source; bytes that have come. */
 uint64_t pull_left(const struct pull *p);
 uint64_t pull_bytes(const struct pull *p);
-/* In state HELD nobody may look at `m` afterwards; in state COMMITTED it must not be called. Takes NULL. */
+/* Unless it is DONE nobody may look at `m` afterwards. Takes NULL. */
 void pull_destroy(struct pull *p);

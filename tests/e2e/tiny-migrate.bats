@@ -589,6 +589,7 @@ killed_at_random() {
 }
 
 @test "post-copy: killed at random, and while memory follows the guest" {
-	killed_at_random 200 "$SPLIT"
-	SLOW=slow=PUSH killed_at_random 900 "$SPLIT"
+	local rounds=${SPORE_ROUNDS:-10}
+	SPORE_ROUNDS=$rounds killed_at_random 200 "$SPLIT"
+	SPORE_ROUNDS=$rounds SLOW=slow=PUSH killed_at_random 900 "$SPLIT"
 }

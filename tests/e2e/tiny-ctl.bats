@@ -243,6 +243,7 @@ waits() {
 }
 
 @test "json: what each verb prints is JSON, and nothing but" {
+	cd "$BATS_TEST_TMPDIR"
 	"$CTL" run --json -d -n web -k "$GUEST/echo.elf" >out
 	for words in "ps" "top" "logs web" "pause web" "resume web" "snapshot web $BATS_TEST_TMPDIR/warm" "restore -d -n again $BATS_TEST_TMPDIR/warm" \
 		"clone --count 2 -n c $BATS_TEST_TMPDIR/warm" "metrics web" "events --until resumed web" "image ls" "doctor" \
@@ -258,6 +259,7 @@ waits() {
 }
 
 @test "colours are for terminals, and for who wants them" {
+	cd "$BATS_TEST_TMPDIR"
 	"$CTL" run -d -n web -k "$GUEST/echo.elf"
 	colours() { # colours COMMAND...: whether there are any in what it prints
 		"$@" | grep -q $'\e\[1m'

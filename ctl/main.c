@@ -100,7 +100,7 @@ static const char *other_name(const char *name)
 		{"create", "run"},
 		{"delete", "rm NAME"},
 		{"destroy", "rm NAME"},
-		{"fork", "clone DIRECTORY"},
+
 		{"images", "image ls"},
 		{"kill", "stop --now NAME"},
 		{"list", "ps"},

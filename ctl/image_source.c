@@ -442,8 +442,9 @@ int image_unpack(struct image *im, struct err *e)
 
 	if (!im->limit && statvfs(im->work, &fs) < 0)
 		return err_sys(e, "'%s'", im->work);
+	/* Some file systems do not say how large they are. */
 	if (!im->limit)
-		im->limit = (uint64_t)fs.f_bavail * fs.f_frsize / 2;
+		im->limit = fs.f_blocks ? (uint64_t)fs.f_bavail * fs.f_frsize / 2 : UINT64_MAX;
 	r = unpack(im, e);
 	if (r == 0 && im->fakeroot)
 		r = make_readable(im, e);

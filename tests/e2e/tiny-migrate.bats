@@ -48,7 +48,7 @@ drop() {
 # boot [MACHINE-JQ]: a process "a" with the guest, which has counted once.
 boot() {
 	vm_api --log-path "$SNAP/log"
-	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/tally.elf\"}"
+	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/${KERNEL:-tally}.elf\"}"
 	ok PUT /machine-config "$(jq -nc "{vcpu_count: 1, mem_size_mib: 48} ${1:+| $1}")"
 	ok PUT /entropy '{}'
 	[ -z "${DISK:-}" ] || ok PUT /drives/d "{\"drive_id\": \"d\", \"path_on_host\": \"$DISK\", \"is_root_device\": false}"
@@ -154,6 +154,30 @@ relay() {
 	counts b
 	! grep -q ready "${DIR_OF[b]}/out" || fail "it began anew"
 	ends b
+}
+
+@test "pages that became zero behind the copying are zero at the target" {
+	KERNEL=fill boot
+	receiver
+	migrate '.max_bandwidth = 8000000 | .downtime_limit_ms = 20000'
+	for _ in $(seq 3000); do
+		[ "$(ask a /vm/migrate | jq '.normal // 9999')" -lt 2000 ] || break
+		sleep 0.02
+	done
+	use a
+	printf z >&7
+	gone_away
+	until_status b completed
+	use b
+	grep -q done "${DIR_OF[a]}/out" || wait_for done
+	snap s
+	python3 - "$SNAP/s.mem" <<-'EOF' || fail "they are not"
+		import sys
+		memory = open(sys.argv[1], "rb").read()
+		values = memory[16 << 20::4096]
+		wrong = [i for i, v in enumerate(values) if v != (i % 3 != 0)]
+		assert not wrong, (len(wrong), wrong[:9])
+	EOF
 }
 
 @test "there and back again, into a shell, paused, and with a snapshot in between" {
@@ -285,7 +309,7 @@ relay() {
 
 @test "the metadata and the identity go with it" {
 	vm_api --log-path "$SNAP/log"
-	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/tally.elf\"}"
+	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/${KERNEL:-tally}.elf\"}"
 	ok PUT /machine-config '{"vcpu_count": 1, "mem_size_mib": 48, "memory_backend": "Memfd", "track_dirty_pages": true}'
 	ok PUT /network-interfaces/eth0 '{"iface_id": "eth0", "placeholder": true}'
 	ok PUT /mmds/config '{"network_interfaces": ["eth0"]}'

@@ -144,6 +144,7 @@ has_identity() {
 	refused PUT /snapshot/prime "$(prime s)" "primed already"
 	refused PUT /snapshot/load "$(load_request s ".snapshot_path = \"$SNAP/other.state\"")" "primed with state file '$SNAP/s.state'"
 	refused PUT /snapshot/load "$(load_request s '.mem_backend.backend_type = "Uffd"')" "primed with"
+	refused PUT /snapshot/load "$(load_request s ".mem_backend.backend_path = \"$SNAP/other.state\"")" "memory file '$SNAP/s.mem'"
 	for wrong in '.drive_overrides = [{drive_id: "x", path_on_host: "/x"}]|no drive' \
 		'.id = "a/b"|id: only letters' '.serial_override = {serial_out_path: "/no/such"}|serial_out_path' \
 		'.metadata = [1]|expected an object' '.metadata = {a: ("x" * 60000)}|' \

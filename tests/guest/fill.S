@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Writes to each page of its memory, up to 8 GiB, from 16 MiB on, and says "ready". For every byte of input
- * it then writes to 2560 pages, 10 MiB, from all over it, and says "done". Ends at a 'q'.
+ * it then writes to 2560 pages, 10 MiB, from all over it, and says "done": a 'z' makes them zero. Ends at a 'q'.
  */
 #include "guest.inc"
 #define FIRST	    0x1000000
@@ -50,7 +50,10 @@ start:	mov %rsi, %r15
 3:	getc
 	cmp $'q', %al
 	je 4f
-	inc %r8
+	cmp $'z', %al
+	jne 5f
+	mov $-1, %r8
+5:	inc %r8
 	walk
 	puts done
 	jmp 3b

@@ -259,6 +259,76 @@ relay() {
 	ends b
 }
 
+@test "strangers at either end are shown out, and nothing has changed" {
+	boot
+	receiver
+	# One who says nonsense is told so; one who comes while another is heard is not listened to.
+	python3 - "$M" <<-'EOF' || fail "the target lets them in"
+		import socket, struct, sys
+		def connect():
+		    s = socket.socket(socket.AF_UNIX)
+		    s.settimeout(60)
+		    s.connect(sys.argv[1])
+		    return s
+		def heard(s):
+		    data = b""
+		    try:
+		        while part := s.recv(4096):
+		            data += part
+		    except ConnectionResetError:  # not all was read of what we said
+		        pass
+		    return data
+		magic = 0x674d7073
+		lies = [b"GET / HTTP/1.1\r\n" + b"x" * 100, b"\0" * 40,
+		        struct.pack("<IIIIQQQ", magic, 1, 32, 0, 0, 0, 0) + b"h" * 32,
+		        struct.pack("<IIIIQQQ", magic, 1, 0xffffffff, 0, 0, 0, 0),
+		        struct.pack("<IIIIQQQ", magic, 4, 4096, 1, 0, 0, 0),
+		        struct.pack("<IIIIQQQ", magic, 8, 0, 0, 1, 0, 0)]
+		for lie in lies:
+		    s = connect()
+		    s.sendall(lie)
+		    answer = heard(s)
+		    assert struct.unpack("<II", answer[:8]) == (magic, 19) and len(answer) > 40, answer
+		silent = connect()
+		assert heard(connect()) == b""
+		silent.sendall(struct.pack("<IIIIQQ", magic, 1, 32, 0, 0, 0))
+		silent.close()
+		s = connect()
+		s.sendall(lies[0])
+		assert heard(s)[:4] == b"spMg"
+	EOF
+	[ "$(state b)" = "Not started" ]
+	# A target that is none: the guest stays where it is.
+	VIA=$SNAP/liar.sock
+	for lie in '' nonsense spMg; do
+		rm -f "$VIA"
+		python3 - "$VIA" "$lie" 3>&- <<-'EOF' &
+			import socket, sys
+			s = socket.socket(socket.AF_UNIX)
+			s.bind(sys.argv[1])
+			s.listen()
+			c = s.accept()[0]
+			c.sendall((sys.argv[2] * 10).encode())
+			c.shutdown(socket.SHUT_WR)
+			while c.recv(65536):
+			    pass
+		EOF
+		for _ in $(seq 500); do
+			[ ! -S "$VIA" ] || break
+			sleep 0.02
+		done
+		migrate
+		until_status a failed
+		jq -e '.normal == 0' <<<"$MIGRATION"
+		counts a
+	done
+	VIA=
+	migrate
+	gone_away
+	until_status b completed
+	ends b
+}
+
 @test "while it moves nothing else is changed" {
 	boot
 	receiver

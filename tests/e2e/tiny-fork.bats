@@ -245,6 +245,75 @@ memory_of() {
 	refused PUT /snapshot/load '{"snapshot_path": "x", "mem_backend": {"backend_type": "Passed", "backend_path": "x"}}' "have not come with the request"
 }
 
+@test "descriptors that are not what a fork sends" {
+	parent echo
+	for i in a b c d e f; do
+		child $i
+	done
+	python3 - "$API_SOCK" "$SNAP" 3>&- <<-'EOF' || fail "it takes anything"
+		import array, json, os, socket, sys, threading
+		api, snap = sys.argv[1:]
+		def connect(path):
+		    s = socket.socket(socket.AF_UNIX)
+		    s.settimeout(60)
+		    s.connect(path)
+		    return s
+		def put(s, path, body, fds=()):
+		    text = json.dumps(body)
+		    socket.send_fds(s, [f"PUT {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+		                        f"Content-Length: {len(text)}\r\n\r\n{text}".encode()], list(fds))
+		    answer = b""
+		    while part := s.recv(65536):
+		        answer += part
+		    return int(answer.split()[1]), answer
+		# What a child is sent.
+		listener = socket.socket(socket.AF_UNIX)
+		listener.bind(snap + "/thief")
+		listener.listen()
+		answer = []
+		asking = threading.Thread(target=lambda: answer.append(
+		    put(connect(api), "/vm/fork", {"children": [{"socket": snap + "/thief"}]})))
+		asking.start()
+		c = listener.accept()[0]
+		_, (state, memory), _, _ = socket.recv_fds(c, 65536, 16)
+		c.sendall(b"HTTP/1.1 204 \r\n\r\n")
+		asking.join()
+		assert answer[0][0] == 200, answer
+		load = {"snapshot_path": "x", "resume_vm": True,
+		        "mem_backend": {"backend_type": "Passed", "backend_path": "x"}}
+		def tell(name, *fds):
+		    return put(connect(f"{snap}/{name}.sock"), "/snapshot/load", load, fds)
+		path = os.open(f"/proc/self/fd/{state}", os.O_PATH)
+		directory = os.open("/", os.O_RDONLY)
+		pipe = os.pipe()
+		short, empty = os.memfd_create("short"), os.memfd_create("empty")
+		os.ftruncate(short, os.fstat(memory).st_size - 4096)
+		device = os.open("/dev/zero", os.O_RDWR)
+		# A state that is none leaves the shell as it is; nobody waits for a pipe.
+		for lie in path, directory, pipe[0], pipe[1], short, empty, device, memory:
+		    status, text = tell("a", lie, memory)
+		    assert status == 400, (os.readlink(f"/proc/self/fd/{lie}"), text)
+		status, text = tell("a", state)
+		assert status == 400, text
+		# Memory that is none ends it, and so do layers that the state does not have.
+		for name, *lie in ("b", short), ("c", pipe[0]), ("d", path), ("e", memory, memory), ("f", *[memory] * 30):
+		    status, text = tell(name, state, *lie)
+		    assert status == 400, (name, text)
+		status, text = tell("a", state, memory)
+		assert status == 204, text
+	EOF
+	printf fine >"$SNAP/a.in"
+	says a fine
+	for i in b c d e f; do
+		local pid=PID_$i
+		for _ in $(seq 500); do
+			kill -0 "${!pid}" 2>/dev/null || continue 2
+			sleep 0.02
+		done
+		fail "$i is still there"
+	done
+}
+
 # fork_later NAME: in the background; the answer goes to $SNAP/answer.
 fork_later() {
 	curl -sS --max-time 60 --unix-socket "$API_SOCK" -X PUT -d "$(fork_request "$@")" \

@@ -340,6 +340,21 @@ Test(gmem, tracking_to_the_end)
 	gmem_finish(&m);
 }
 
+/* It reads as something else afterwards. */
+Test(gmem, what_is_discarded_was_written)
+{
+	const uint64_t first = MIB(5) / GMEM_PAGE;
+	struct gmem m;
+
+	init_two(&m, GMEM_ANON);
+	cr_assert_eq(gmem_track(&m, NULL), 0);
+	cr_assert_eq(gmem_discard(&m, m.region[1].host + MIB(1) - 1, KIB(8) + 2), KIB(8));
+	for (uint64_t page = 0; page < MIB(6) / GMEM_PAGE; page++)
+		cr_assert_eq(dirty(&m, page), page == first || page == first + 1, "page %llu",
+			     (unsigned long long)page);
+	gmem_finish(&m);
+}
+
 /* --- files above RAM --- */
 
 static int file_of(uint64_t size)

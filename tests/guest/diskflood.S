@@ -64,8 +64,8 @@ start:	map_mmio
 descriptors: .skip 16 * ENTRIES
 available:   .skip 4 + 2 * ENTRIES + 2
 	.balign 4096
-used:	.skip 4 + 8 * ENTRIES + 2
-	.balign 16
+used:	.skip 4 + 8 * ENTRIES + 2	/* in this page nobody else writes */
+	.balign 4096
 header:	.skip 16
 status:	.skip 16
 	.balign 4096

@@ -251,7 +251,7 @@ memory_of() {
 		child $i
 	done
 	python3 - "$API_SOCK" "$SNAP" 3>&- <<-'EOF' || fail "it takes anything"
-		import array, json, os, socket, sys, threading
+		import json, os, socket, sys, threading
 		api, snap = sys.argv[1:]
 		def connect(path):
 		    s = socket.socket(socket.AF_UNIX)
@@ -296,7 +296,8 @@ memory_of() {
 		status, text = tell("a", state)
 		assert status == 400, text
 		# Memory that is none ends it, and so do layers that the state does not have.
-		for name, *lie in ("b", short), ("c", pipe[0]), ("d", path), ("e", memory, memory), ("f", *[memory] * 30):
+		for name, *lie in (("b", short), ("c", pipe[0]), ("d", path), ("e", memory, memory),
+		                   ("f", *[memory] * 30)):
 		    status, text = tell(name, state, *lie)
 		    assert status == 400, (name, text)
 		status, text = tell("a", state, memory)

@@ -20,10 +20,15 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-#define SAMPLES	       5u
+#define SAMPLES		5u
 /* At most this many pages at once, so that nobody waits long for the lock of the address space. */
-#define PREFETCH_PAGES 512u
-#define NOTE_PAGES     8192u
+#define PREFETCH_PAGES	512u
+/*
+ * Of a longer range MADV_WILLNEED reads only the beginning: as much as the device takes at once, or
+ * its readahead, which is this unless somebody has changed it.
+ */
+#define READAHEAD_PAGES 32u
+#define NOTE_PAGES	8192u
 
 /* Documentation/admin-guide/mm/pagemap.rst */
 #define PAGE_PRESENT (1ull << 63)
@@ -136,21 +141,70 @@ static int write_list(struct workset *w, struct err *e)
 
 /* --- prefetch --- */
 
+static void advise(struct workset *w, uint64_t first, uint64_t end, uint64_t step, int advice)
+{
+	for (; first < end && !w->stop; first += step)
+		madvise(gmem_base(w->mem) + first * GMEM_PAGE, MIN(end - first, step) * GMEM_PAGE,
+			advice);
+}
+
+uint32_t workset_gather(const struct workset_list *l, uint32_t i, uint64_t *first, uint64_t *end)
+{
+	*first = l->extent[i].first;
+	*end = *first + l->extent[i].count;
+	while (++i < l->count) {
+		const struct workset_extent *x = &l->extent[i];
+
+		if (x->first < *first || x->first > *end + WORKSET_UNIT ||
+		    x->first + x->count > *first + PREFETCH_PAGES)
+			break;
+		if (x->first + x->count > *end)
+			*end = x->first + x->count;
+	}
+	return i;
+}
+
 /* All the reads first: the kernel does them in the background. */
 static void announce(struct workset *w)
 {
-	for (uint32_t i = 0; i < w->list.count && !w->stop; i++)
-		madvise(gmem_base(w->mem) + w->list.extent[i].first * GMEM_PAGE,
-			w->list.extent[i].count * GMEM_PAGE, MADV_WILLNEED);
+	uint64_t first, end;
+
+	for (uint32_t i = 0; i < w->list.count && !w->stop;) {
+		i = workset_gather(&w->list, i, &first, &end);
+		advise(w, first, end, READAHEAD_PAGES, MADV_WILLNEED);
+	}
 }
 
-/* Failures are none of ours: whatever is not there when the guest wants it is brought then. */
-static void bring(struct workset *w, const struct workset_extent *x)
+/*
+ * Maps the extents [i, next), which workset_gather() found. What will be written goes first: a page
+ * that is mapped for reading before is mapped twice, and taken from the guest in between. Failures are
+ * none of ours: whatever is not there when the guest wants it is brought then.
+ */
+static void bring(struct workset *w, uint32_t i, uint32_t next, uint64_t first, uint64_t end)
 {
-	for (uint64_t at = 0; at < x->count && !w->stop; at += PREFETCH_PAGES)
-		madvise(gmem_base(w->mem) + (x->first + at) * GMEM_PAGE,
-			MIN(x->count - at, (uint64_t)PREFETCH_PAGES) * GMEM_PAGE,
-			x->written ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+	bool read = false;
+
+	for (; i < next; i++) {
+		const struct workset_extent *x = &w->list.extent[i];
+
+		read |= !x->written;
+		if (x->written)
+			advise(w, x->first, x->first + x->count, PREFETCH_PAGES,
+			       MADV_POPULATE_WRITE);
+	}
+	if (read)
+		advise(w, first, end, PREFETCH_PAGES, MADV_POPULATE_READ);
+}
+
+static void bring_all(struct workset *w)
+{
+	uint64_t first, end;
+	uint32_t next;
+
+	for (uint32_t i = 0; i < w->list.count && !w->stop; i = next) {
+		next = workset_gather(&w->list, i, &first, &end);
+		bring(w, i, next, first, end);
+	}
 }
 
 static void *prefetch(void *arg)
@@ -165,8 +219,7 @@ static void *prefetch(void *arg)
 	/* Building the machine changes the address space, and would wait for each of our steps. */
 	while (sem_wait(&w->built) < 0)
 		;
-	for (uint32_t i = 0; i < w->list.count && !w->stop; i++)
-		bring(w, &w->list.extent[i]);
+	bring_all(w);
 	return NULL;
 }
 

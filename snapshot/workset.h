@@ -53,6 +53,11 @@ void workset_built(struct workset *w);
 /* Before guest memory goes away; also of NULL. */
 void workset_end(struct workset *w);
 
+/*
+ * For prefetching: the extents from `i` on that lie so close together, in ascending order, that one
+ * read of [*first, *end) is cheaper than one for each. Returns the first that is not among them.
+ */
+uint32_t workset_gather(const struct workset_list *l, uint32_t i, uint64_t *first, uint64_t *end);
 /* For the recorder: what is new goes to the end. Entries are those of /proc/self/pagemap. */
 int workset_note(struct workset_list *l, struct pageset *read, struct pageset *written,
 		 const uint64_t *entry, uint64_t first, uint64_t count);

@@ -145,3 +145,28 @@ Test(workset, a_list_is_bounded)
 	cr_expect_eq(r, -ENOSPC);
 	cr_expect_eq(list.count, WORKSET_EXTENTS_MAX);
 }
+
+Test(workset, what_lies_close_together_is_read_at_once)
+{
+	struct workset_extent extent[] = {
+		{16, 16, false},   {20, 1, true},  {48, 2, true},  /* within, and a gap of a unit */
+		{67, 1, false},					   /* a larger gap */
+		{10, 1, false},					   /* back */
+		{300, 600, false}, {800, 1, true}, {812, 1, true}, /* too much at once */
+	};
+	struct workset_list l = {.extent = extent, .count = sizeof(extent) / sizeof(extent[0])};
+	static const struct {
+		uint32_t next;
+		uint64_t first, end;
+	} want[] = {{3, 16, 50}, {4, 67, 68}, {5, 10, 11}, {7, 300, 900}, {8, 812, 813}};
+	uint64_t first, end;
+	uint32_t at = 0;
+
+	for (unsigned i = 0; i < sizeof(want) / sizeof(want[0]); i++) {
+		at = workset_gather(&l, at, &first, &end);
+		cr_assert_eq(at, want[i].next, "%u: %u", i, at);
+		cr_assert_eq(first, want[i].first, "%u", i);
+		cr_assert_eq(end, want[i].end, "%u", i);
+	}
+	cr_assert_eq(at, l.count);
+}

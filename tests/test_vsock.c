@@ -381,7 +381,7 @@ Test(vsock, full_backlog_is_tried_again)
 	g.loop.timers->at_ns = 0;
 	driver_run(&g);
 	expect(VSOCK_OP_RESPONSE);
-	cr_assert_not(v->deadline.armed);
+	cr_assert_not(v->answers.timer.armed);
 	close(a);
 	close(b);
 	stop_listening(l, 7);
@@ -398,9 +398,9 @@ Test(vsock, nobody_accepts_in_time)
 	fd = client();
 	say(fd, "CONNECT 52\n");
 	expect(VSOCK_OP_REQUEST);
-	for (struct vsock_conn *c = TAILQ_FIRST(&v->pending); c; c = TAILQ_NEXT(c, pending))
+	for (struct vsock_conn *c = TAILQ_FIRST(&v->answers.list); c; c = TAILQ_NEXT(c, waiting))
 		c->deadline_ns = 0;
-	loop_timer_set(&g.loop, &v->deadline, 0);
+	loop_timer_set(&g.loop, &v->answers.timer, 0);
 	driver_run(&g);
 	expect(VSOCK_OP_RST);
 	expect(VSOCK_OP_RST);
@@ -475,6 +475,18 @@ Test(vsock, header_and_data_in_odd_pieces)
 	close(fd);
 }
 
+/* No news of credit came for a while. */
+static void patience_ends(void)
+{
+	struct vsock_conn *c;
+
+	cr_assert(v->news.timer.armed);
+	TAILQ_FOREACH(c, &v->news.list, waiting)
+	c->deadline_ns = 0;
+	loop_timer_set(&g.loop, &v->news.timer, 0);
+	driver_run(&g);
+}
+
 Test(vsock, the_guests_credit_is_kept_to)
 {
 	struct vsock_hdr h;
@@ -488,8 +500,11 @@ Test(vsock, the_guests_credit_is_kept_to)
 	say(fd, "0123456789");
 	cr_assert(got(&h, data));
 	cr_assert_eq(h.len, 4);
+	expect_nothing();
+	patience_ends();
 	expect(VSOCK_OP_CREDIT_REQUEST);
 	expect_nothing();
+	cr_assert_not(v->news.timer.armed, "asked once");
 	guest_send(port, 52, VSOCK_OP_CREDIT_UPDATE, NULL, 0);
 	expect_nothing();
 	my_fwd = 3;
@@ -497,6 +512,8 @@ Test(vsock, the_guests_credit_is_kept_to)
 	cr_assert(got(&h, data));
 	cr_assert_eq(h.len, 3);
 	cr_assert_arr_eq(data, "456", 3);
+	expect_nothing();
+	patience_ends();
 	expect(VSOCK_OP_CREDIT_REQUEST);
 	/* Lies: more taken than was ever sent, and a window that shrinks below what is under way. */
 	my_fwd = 100;
@@ -511,6 +528,89 @@ Test(vsock, the_guests_credit_is_kept_to)
 	cr_assert_arr_eq(data, "789", 3);
 	expect_nothing();
 	close(fd);
+}
+
+static uint32_t got_bytes(void)
+{
+	struct vsock_hdr h;
+	uint32_t bytes = 0;
+
+	while (got(&h, NULL)) {
+		cr_assert_eq(h.op, VSOCK_OP_RW);
+		bytes += h.len;
+	}
+	return bytes;
+}
+
+/* The guest has taken so much since the start. */
+static void tell(uint32_t port, uint32_t fwd)
+{
+	my_fwd = fwd;
+	guest_send(port, 52, VSOCK_OP_CREDIT_UPDATE, NULL, 0);
+}
+
+Test(vsock, a_fast_stream_waits_for_a_guest_that_is_bound_to_tell)
+{
+	static const char much[KIB(120)];
+	uint32_t port;
+	int fd;
+
+	my_alloc = KIB(32);
+	post(RX_BUFS, KIB(32));
+	fd = connected(&port);
+	cr_assert_eq(write(fd, much, sizeof(much)), (ssize_t)sizeof(much));
+	driver_run(&g);
+	cr_expect_eq(got_bytes(), KIB(32));
+	tell(port, KIB(4));
+	cr_expect_eq(got_bytes(), 0, "3/4 of its window are not read yet");
+	tell(port, KIB(8));
+	cr_expect_eq(got_bytes(), KIB(8));
+	patience_ends();
+	expect(VSOCK_OP_CREDIT_REQUEST);
+	tell(port, KIB(12));
+	cr_expect_eq(got_bytes(), KIB(4), "as it was asked, maybe this is all that it tells");
+	tell(port, KIB(44));
+	cr_expect_eq(got_bytes(), KIB(32));
+	tell(port, KIB(48));
+	cr_expect_eq(got_bytes(), 0);
+	patience_ends();
+	cr_expect_eq(got_bytes(), KIB(4), "better a little than nothing");
+	guest_send(port, 52, VSOCK_OP_RST, NULL, 0);
+	cr_expect_not(v->news.timer.armed);
+	close(fd);
+}
+
+Test(vsock, a_fast_stream_waits_until_a_guest_that_tells_has_read_nearly_all)
+{
+	static const char much[KIB(120)];
+	uint32_t port;
+	int fd;
+
+	my_alloc = KIB(128);
+	post(RX_BUFS, KIB(32));
+	fd = connected(&port);
+	say(fd, "a little");
+	cr_expect_eq(got_bytes(), 8);
+	tell(port, 8);
+	cr_assert_eq(write(fd, much, KIB(50)), KIB(50));
+	driver_run(&g);
+	cr_expect_eq(got_bytes(), KIB(50));
+	cr_assert_eq(write(fd, much, KIB(10)), KIB(10));
+	driver_run(&g);
+	cr_expect_eq(got_bytes(), 0, "it has more than a quarter of its window");
+	cr_expect(v->conn[0].watched & EPOLLIN);
+	say(fd, "more");
+	cr_expect_not(v->conn[0].watched & EPOLLIN, "it is known by now");
+	tell(port, 8 + KIB(17));
+	cr_expect_eq(got_bytes(), 0);
+	tell(port, 8 + KIB(18));
+	cr_expect_eq(got_bytes(), KIB(10) + 4);
+	cr_expect(v->conn[0].watched & EPOLLIN, "there was no more");
+	say(fd, "x");
+	cr_expect_eq(got_bytes(), 1);
+	close(fd);
+	driver_run(&g);
+	expect(VSOCK_OP_SHUTDOWN);
 }
 
 static uint8_t pattern(uint32_t i)
@@ -571,10 +671,10 @@ Test(vsock, host_that_does_not_read_stops_the_guest_and_nothing_is_lost)
 	fd = connected(&port);
 	sent = stuff(port, UINT32_MAX);
 	cr_assert_gt(sent, VSOCK_BIG_ALLOC);
-	cr_assert(v->conn[0].watch_out);
+	cr_assert(v->conn[0].watched & EPOLLOUT);
 	drain(fd, &at);
 	cr_assert_eq(at, sent);
-	cr_assert_not(v->conn[0].watch_out);
+	cr_assert_not(v->conn[0].watched & EPOLLOUT);
 	cr_assert_eq(v->conn[0].passed, sent);
 	close(fd);
 }
@@ -731,9 +831,9 @@ Test(vsock, shutdown_without_an_answer_ends_by_the_clock)
 	close(fd);
 	driver_run(&g);
 	expect(VSOCK_OP_SHUTDOWN);
-	cr_assert(v->deadline.armed);
+	cr_assert(v->answers.timer.armed);
 	v->conn[0].deadline_ns = 0;
-	loop_timer_set(&g.loop, &v->deadline, 0);
+	loop_timer_set(&g.loop, &v->answers.timer, 0);
 	driver_run(&g);
 	expect(VSOCK_OP_RST);
 	cr_assert_eq(v->conn_count, 0);

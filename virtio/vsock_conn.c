@@ -12,7 +12,7 @@
 
 #include "vmm/base/fd.h"
 
-#define HOST_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
+#define INPUT (EPOLLIN | EPOLLRDHUP)
 
 /* "CONNECT 4294967295\r\n" and some blanks */
 #define CONNECT_MAX 32
@@ -49,31 +49,42 @@ static uint8_t shut_owed(const struct vsock_conn *c)
 	return c->state == VSOCK_ESTABLISHED ? (uint8_t)(want & ~c->shut_sent) : 0;
 }
 
+static uint32_t in_flight(const struct vsock_conn *c)
+{
+	return c->sent - c->peer_passed;
+}
+
 static uint32_t credit(const struct vsock_conn *c)
 {
-	uint32_t in_flight = c->sent - c->peer_passed;
+	return in_flight(c) < c->peer_alloc ? c->peer_alloc - in_flight(c) : 0;
+}
 
-	return in_flight < c->peer_alloc ? c->peer_alloc - in_flight : 0;
+/* The host may have something for a guest that listens. */
+static bool has_input(const struct vsock_conn *c)
+{
+	return c->state == VSOCK_ESTABLISHED && c->readable && !c->ended &&
+	       !(c->guest_shut & VSOCK_SHUTDOWN_RCV);
+}
+
+/* The guest has enough of a fast stream to go on with, and will say when it has not. */
+static bool is_busy(const struct vsock_conn *c)
+{
+	uint32_t quarter = c->peer_alloc / 4;
+
+	return c->guess == VSOCK_READ_MAX && in_flight(c) > (c->tells ? quarter : 3 * quarter);
 }
 
 uint32_t vsock_conn_wants(const struct vsock_conn *c)
 {
-	if (c->state != VSOCK_ESTABLISHED || !c->readable || c->ended ||
-	    c->guest_shut & VSOCK_SHUTDOWN_RCV)
-		return 0;
-	return MIN(credit(c), c->guess);
+	return has_input(c) && !is_busy(c) ? MIN(credit(c), c->guess) : 0;
 }
 
 void vsock_conn_ready(struct vsock_conn *c)
 {
-	bool stalled = c->state == VSOCK_ESTABLISHED && c->readable && !c->ended && !c->asked &&
-		       !(c->guest_shut & VSOCK_SHUTDOWN_RCV) && credit(c) == 0;
-
-	/* A guest that gives news of its credit on request only is asked, once for each stall. */
-	if (stalled) {
-		c->asked = true;
-		c->owed |= bit(VSOCK_OP_CREDIT_REQUEST);
-	}
+	if (has_input(c) && !c->asked && !vsock_conn_wants(c))
+		vsock_mux_wait(c, &c->v->news);
+	else if (c->waits == &c->v->news)
+		vsock_mux_wait(c, NULL);
 	if (c->queued || !(c->owed || shut_owed(c) || vsock_conn_wants(c)))
 		return;
 	c->queued = true;
@@ -83,6 +94,18 @@ void vsock_conn_ready(struct vsock_conn *c)
 static void owe(struct vsock_conn *c, enum vsock_op op)
 {
 	c->owed |= bit(op);
+	vsock_conn_ready(c);
+}
+
+/* A guest that gives news of its credit on request only is asked, once for each stall. */
+void vsock_conn_insist(struct vsock_conn *c)
+{
+	c->tells = false;
+	c->guess = VSOCK_READ_FIRST;
+	if (credit(c) == 0) {
+		c->asked = true;
+		c->owed |= bit(VSOCK_OP_CREDIT_REQUEST);
+	}
 	vsock_conn_ready(c);
 }
 
@@ -97,7 +120,7 @@ void vsock_conn_kill(struct vsock_conn *c)
 	if (c->state == VSOCK_DEAD)
 		return;
 	close_host(c);
-	vsock_mux_clear_deadline(c);
+	vsock_mux_wait(c, NULL);
 	/* Before REQUEST and after RST the guest knows of no connection. */
 	if (!c->hashed) {
 		vsock_mux_free(c);
@@ -114,15 +137,17 @@ static void fail(struct vsock_conn *c)
 	vsock_conn_kill(c);
 }
 
-/* --- guest to host --- */
-
-static void watch_out(struct vsock_conn *c, bool on)
+static void watch(struct vsock_conn *c, uint32_t events, bool on)
 {
-	if (c->watch_out == on || !c->host.added)
+	uint32_t watched = on ? c->watched | events : c->watched & ~events;
+
+	if (c->watched == watched || !c->host.added)
 		return;
-	c->watch_out = on;
-	loop_mod(c->v->dev.env.loop, &c->host, HOST_EVENTS | (on ? EPOLLOUT : 0));
+	c->watched = watched;
+	loop_mod(c->v->dev.env.loop, &c->host, watched | EPOLLET);
 }
+
+/* --- guest to host --- */
 
 /* Tells the guest once half of what it may send is free again and it does not know. */
 static void news_of_credit(struct vsock_conn *c)
@@ -146,7 +171,7 @@ static void go_deaf(struct vsock_conn *c)
 	c->deaf = true;
 	c->passed = c->got;
 	c->kept_len = 0;
-	watch_out(c, false);
+	watch(c, EPOLLOUT, false);
 	if (c->state == VSOCK_LINGERING)
 		vsock_conn_kill(c);
 	else
@@ -215,20 +240,24 @@ void vsock_conn_write(struct vsock_conn *c, struct iovec *iov, unsigned iovs, ui
 	} else {
 		c->passed += (uint32_t)r;
 		keep(c, iov, (size_t)r, len - (uint32_t)r);
-		watch_out(c, c->kept_len > 0);
+		if (c->kept_len)
+			watch(c, EPOLLOUT, true);
 		news_of_credit(c);
 	}
 	vsock_conn_ready(c);
 }
 
+/* The socket has room. */
 static void flush(struct vsock_conn *c)
 {
 	uint32_t first = MIN(c->kept_len, c->buf_alloc - c->kept_at);
 	struct iovec iov[2] = {{c->kept + c->kept_at, first}, {c->kept, c->kept_len - first}};
 	ssize_t r;
 
-	if (!c->kept_len)
+	if (!c->kept_len) {
+		watch(c, EPOLLOUT, false);
 		return;
+	}
 	r = send_some(c, iov, 2);
 	if (r < 0) {
 		metric_inc(&count(c)->tx_flush_fails);
@@ -239,18 +268,20 @@ static void flush(struct vsock_conn *c)
 	c->kept_at = (c->kept_at + (uint32_t)r) & (c->buf_alloc - 1);
 	c->kept_len -= (uint32_t)r;
 	news_of_credit(c);
-	if (c->kept_len)
-		return;
-	watch_out(c, false);
-	all_passed(c);
+	if (!c->kept_len)
+		all_passed(c);
 }
 
 /* --- packets of the guest --- */
 
 void vsock_conn_credit(struct vsock_conn *c, const struct vsock_hdr *h)
 {
+	uint32_t news = h->fwd_cnt - c->peer_passed;
+
 	c->peer_alloc = h->buf_alloc;
 	c->peer_passed = h->fwd_cnt;
+	c->tells |= h->op == VSOCK_OP_CREDIT_UPDATE && !c->asked && in_flight(c) == 0 && news > 0 &&
+		    news < c->peer_alloc / 2;
 	if (credit(c))
 		c->asked = false;
 	vsock_conn_ready(c);
@@ -265,7 +296,7 @@ static void guest_accepted(struct vsock_conn *c)
 		fail(c);
 		return;
 	}
-	vsock_mux_clear_deadline(c);
+	vsock_mux_wait(c, NULL);
 	if (send_some(c, &(struct iovec){text, (size_t)len}, 1) != len) {
 		fail(c);
 		return;
@@ -284,7 +315,7 @@ static void guest_shut_down(struct vsock_conn *c, uint8_t flags)
 	c->guest_shut |= flags & VSOCK_SHUTDOWN_ALL;
 	if (c->guest_shut == VSOCK_SHUTDOWN_ALL) {
 		/* The guest may forget the connection, and use its ports again, right away. */
-		vsock_mux_clear_deadline(c);
+		vsock_mux_wait(c, NULL);
 		if (!c->kept_len) {
 			vsock_conn_kill(c);
 			return;
@@ -372,7 +403,7 @@ void vsock_conn_header(struct vsock_conn *c, enum vsock_op op, uint32_t len, str
 void vsock_conn_was_sent(struct vsock_conn *c, enum vsock_op op)
 {
 	if (op == VSOCK_OP_SHUTDOWN && c->shut_sent == VSOCK_SHUTDOWN_ALL)
-		vsock_mux_set_deadline(c);
+		vsock_mux_wait(c, &c->v->answers);
 	if (op != VSOCK_OP_RST)
 		return;
 	vsock_mux_unhash(c);
@@ -386,11 +417,12 @@ void vsock_conn_was_read(struct vsock_conn *c, ssize_t n, size_t asked, bool cut
 		c->guess = (size_t)n == asked		   ? (uint32_t)VSOCK_READ_MAX
 			   : n < (ssize_t)VSOCK_READ_FIRST ? (uint32_t)VSOCK_READ_FIRST
 							   : c->guess;
-		/* The end of the stream was announced before: nothing else would call us again. */
-		c->readable = (size_t)n == asked || cut || c->end_near;
+		/* Nothing else would call us again when its end was announced, or it is not watched. */
+		c->readable = (size_t)n == asked || cut || c->end_near || !(c->watched & INPUT);
 		return;
 	}
 	c->readable = false;
+	watch(c, INPUT, true);
 	if (n == -EAGAIN || n == -EINTR) {
 		c->readable = n == -EINTR;
 		return;
@@ -406,7 +438,7 @@ void vsock_conn_was_read(struct vsock_conn *c, ssize_t n, size_t asked, bool cut
 
 void vsock_conn_connected(struct vsock_conn *c)
 {
-	vsock_mux_clear_deadline(c);
+	vsock_mux_wait(c, NULL);
 	if (vsock_mux_watch(c) < 0) {
 		fail(c);
 		return;
@@ -474,14 +506,16 @@ static void handshake(struct vsock_conn *c)
 	c->host_port = vsock_mux_host_port(c->v, port);
 	c->state = VSOCK_REQUESTED;
 	vsock_mux_hash(c);
-	vsock_mux_set_deadline(c);
+	vsock_mux_wait(c, &c->v->answers);
 	owe(c, VSOCK_OP_REQUEST);
 }
 
 static void established_event(struct vsock_conn *c, uint32_t events)
 {
 	if (events & EPOLLOUT)
-		flush(c); /* never frees an established connection */
+		flush(c);		     /* never frees an established connection */
+	if (c->readable && events & EPOLLIN) /* it was known already, and not wanted yet */
+		watch(c, INPUT, false);
 	c->readable |= (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
 	/* Closed for good, and nothing is left to be read: the guest has not heard that yet. */
 	c->ended |= c->hup && c->guest_shut & VSOCK_SHUTDOWN_RCV;

@@ -22,9 +22,16 @@
  * of it may be used again. Host to guest: we read from the socket only what the guest has credit
  * for, so bytes wait in the kernel and the host's writer is the one who is stopped.
  *
- * Sockets are watched edge-triggered for input, with EPOLLOUT only while bytes are kept: `readable`
- * remembers that the socket may have more, so that a guest without credit or buffers costs
- * neither wake-ups nor calls of epoll_ctl.
+ * A fast stream is read when the guest is about to have nothing to do, and then as much as there is:
+ * every batch costs a wake-up, a read and an interrupt, however small it is. The guest says when, since
+ * every credit update is one: Linux sends them when all has been read, older ones when 3/4 of the
+ * window has (`tells` is which). Who says nothing for a while is sent what there is room for, or
+ * asked. A stream that is not fast is passed on at once.
+ *
+ * Sockets are watched edge-triggered. `readable` remembers that the socket may have more, so that a
+ * guest without credit or buffers costs no wake-ups; input that comes again and again before the
+ * guest wants any is not watched until a read found nothing. EPOLLOUT is watched from the time when
+ * bytes are kept until it comes and none are.
  */
 #pragma once
 
@@ -69,8 +76,9 @@ enum vsock_conn_state {
 	VSOCK_DEAD,
 };
 
-#define VSOCK_TIMEOUT_NS 2000000000ull /* for an answer to REQUEST, and to SHUTDOWN of both */
-#define VSOCK_RETRY_NS	 20000000ull   /* a full backlog, or no file descriptors */
+#define VSOCK_TIMEOUT_NS  2000000000ull /* for an answer to REQUEST, and to SHUTDOWN of both */
+#define VSOCK_RETRY_NS	  20000000ull	/* a full backlog, or no file descriptors */
+#define VSOCK_PATIENCE_NS 20000000ull	/* with a guest that owes news of its credit */
 
 /* The first connections get room for a fast stream, the rest what Firecracker gives. */
 #define VSOCK_BIG_SLOTS	 64u
@@ -80,6 +88,16 @@ enum vsock_conn_state {
 #define VSOCK_READ_FIRST KIB(16)  /* ... until it has more */
 
 struct vsock;
+struct vsock_conn;
+
+TAILQ_HEAD(vsock_list, vsock_conn);
+
+/* Connections that wait for the same, which comes too late for each after `ns`. */
+struct vsock_waits {
+	struct vsock_list list; /* by time */
+	struct loop_timer timer;
+	uint64_t ns;
+};
 
 /* All fields [s]. Counters of bytes run freely through 2^32, as in the header. */
 struct vsock_conn {
@@ -98,28 +116,27 @@ struct vsock_conn {
 	uint32_t kept_at, kept_len;
 
 	/* host to guest */
-	uint32_t sent;		  /* bytes that went to the guest */
-	uint32_t peer_alloc;	  /* the guest's buf_alloc */
-	uint32_t peer_passed;	  /* the guest's fwd_cnt */
-	uint32_t guess;		  /* bytes to ask the socket for */
-	uint8_t guest_shut;	  /* VSOCK_SHUTDOWN_* that the guest sent */
-	uint8_t shut_sent;	  /* ... that we sent */
-	bool readable;		  /* the socket may have bytes, or its end */
-	bool end_near;		  /* ... and its end for sure */
-	bool hup;		  /* the host closed both directions */
-	bool ended;		  /* the host will send no more, and all of it was read */
-	bool deaf;		  /* the host takes no more: what the guest sends is thrown away */
-	bool watch_out;		  /* EPOLLOUT is watched */
-	bool asked;		  /* for credit, since there was some */
-	bool hashed;		  /* to be found by its ports */
-	bool queued;		  /* in vsock.ready */
-	bool timed;		  /* in vsock.pending */
-	uint64_t deadline_ns;	  /* when timed */
-	struct vsock_conn *chain; /* in its hash bucket */
-	TAILQ_ENTRY(vsock_conn) ready, pending;
+	uint32_t sent;		   /* bytes that went to the guest */
+	uint32_t peer_alloc;	   /* the guest's buf_alloc */
+	uint32_t peer_passed;	   /* the guest's fwd_cnt */
+	uint32_t guess;		   /* bytes to ask the socket for */
+	uint8_t guest_shut;	   /* VSOCK_SHUTDOWN_* that the guest sent */
+	uint8_t shut_sent;	   /* ... that we sent */
+	bool readable;		   /* the socket may have bytes, or its end */
+	bool end_near;		   /* ... and its end for sure */
+	bool hup;		   /* the host closed both directions */
+	bool ended;		   /* the host will send no more, and all of it was read */
+	bool deaf;		   /* the host takes no more: what the guest sends is thrown away */
+	uint32_t watched;	   /* events of the socket */
+	bool tells;		   /* the guest: when it has taken everything */
+	bool asked;		   /* for credit, since there was some */
+	bool hashed;		   /* to be found by its ports */
+	bool queued;		   /* in vsock.ready */
+	struct vsock_waits *waits; /* in this list, or NULL */
+	uint64_t deadline_ns;	   /* when it waits */
+	struct vsock_conn *chain;  /* in its hash bucket */
+	TAILQ_ENTRY(vsock_conn) ready, waiting;
 };
-
-TAILQ_HEAD(vsock_list, vsock_conn);
 
 /* One buffer of the guest's that is about to be filled: its pieces are in vsock.pool. */
 struct vsock_rx {
@@ -141,7 +158,7 @@ struct vsock {
 	struct vsock_metrics count;
 	char uds_path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* [I] */
 	struct loop_source listener, wake;			    /* [m] fds owned */
-	struct loop_timer deadline, retry, again;		    /* [m] */
+	struct loop_timer retry, again;				    /* [m] */
 	bool dropped; /* [s] the guest reset the device: every connection is to go */
 	/*
 	 * [s] The guest may not have dealt with a transport reset: it would take connections that come
@@ -155,8 +172,9 @@ struct vsock {
 	uint8_t *kept;		 /* [I] the mapping behind all conn[].kept, owned */
 	uint64_t used[(VSOCK_CONNS_MAX + 63) / 64];
 	struct vsock_conn *bucket[VSOCK_BUCKETS];
-	struct vsock_list ready;   /* the guest has to be sent something */
-	struct vsock_list pending; /* by deadline */
+	struct vsock_list ready;    /* the guest has to be sent something */
+	struct vsock_waits answers; /* for a packet that begins or ends a connection */
+	struct vsock_waits news;    /* for credit */
 	unsigned conn_count;
 
 	/* Resets for packets that belong to no connection. */
@@ -199,6 +217,8 @@ void vsock_conn_write(struct vsock_conn *c, struct iovec *iov, unsigned iovs, ui
 void vsock_conn_connected(struct vsock_conn *c);
 /* Closes the socket and owes the guest a reset. May free `c`. */
 void vsock_conn_kill(struct vsock_conn *c);
+/* No news of the guest's credit came in time. */
+void vsock_conn_insist(struct vsock_conn *c);
 
 /* How many bytes of the socket the guest takes now; 0 also when there is no reason to look. */
 uint32_t vsock_conn_wants(const struct vsock_conn *c);
@@ -224,9 +244,8 @@ void vsock_mux_hash(struct vsock_conn *c);
 void vsock_mux_unhash(struct vsock_conn *c);
 /* A port for a connection of a host client to `guest_port`. */
 uint32_t vsock_mux_host_port(struct vsock *v, uint32_t guest_port);
-/* Begins or ends the two seconds for an answer. */
-void vsock_mux_set_deadline(struct vsock_conn *c);
-void vsock_mux_clear_deadline(struct vsock_conn *c);
+/* `c` waits in `w`, from when it began to; NULL: for nothing. */
+void vsock_mux_wait(struct vsock_conn *c, struct vsock_waits *w);
 /* Starts watching the socket that `c` got. */
 int vsock_mux_watch(struct vsock_conn *c);
 /* The guest wants to connect. */

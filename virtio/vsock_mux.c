@@ -141,7 +141,7 @@ void vsock_mux_free(struct vsock_conn *c)
 
 	loop_del(v->dev.env.loop, &c->host);
 	fd_close(&c->host.fd);
-	vsock_mux_clear_deadline(c);
+	vsock_mux_wait(c, NULL);
 	vsock_mux_unhash(c);
 	if (c->queued)
 		TAILQ_REMOVE(&v->ready, c, ready);
@@ -185,40 +185,46 @@ bool vsock_mux_settle(struct vsock *v)
 
 /* --- deadlines --- */
 
-void vsock_mux_set_deadline(struct vsock_conn *c)
+static void stop_waiting(struct vsock_conn *c)
 {
-	struct vsock *v = c->v;
+	struct vsock_waits *w = c->waits;
 
-	if (c->timed)
-		return;
-	/* The timeouts are all the same, so the list is in order by itself. */
-	if (TAILQ_EMPTY(&v->pending))
-		loop_timer_set(v->dev.env.loop, &v->deadline, VSOCK_TIMEOUT_NS);
-	c->timed = true;
-	c->deadline_ns = now_ns() + VSOCK_TIMEOUT_NS;
-	TAILQ_INSERT_TAIL(&v->pending, c, pending);
+	c->waits = NULL;
+	TAILQ_REMOVE(&w->list, c, waiting);
+	if (TAILQ_EMPTY(&w->list))
+		loop_timer_clear(c->v->dev.env.loop, &w->timer);
 }
 
-void vsock_mux_clear_deadline(struct vsock_conn *c)
+void vsock_mux_wait(struct vsock_conn *c, struct vsock_waits *w)
 {
-	struct vsock *v = c->v;
-
-	if (!c->timed)
+	if (c->waits == w)
 		return;
-	c->timed = false;
-	TAILQ_REMOVE(&v->pending, c, pending);
-	if (TAILQ_EMPTY(&v->pending))
-		loop_timer_clear(v->dev.env.loop, &v->deadline);
+	if (c->waits)
+		stop_waiting(c);
+	c->waits = w;
+	if (!w)
+		return;
+	/* The times are all the same, so the list is in order by itself. */
+	if (TAILQ_EMPTY(&w->list))
+		loop_timer_set(c->v->dev.env.loop, &w->timer, w->ns);
+	c->deadline_ns = now_ns() + w->ns;
+	TAILQ_INSERT_TAIL(&w->list, c, waiting);
 }
 
 static void deadline_passed(struct loop_timer *t)
 {
+	struct vsock_waits *w = CONTAINER_OF(t, struct vsock_waits, timer);
 	struct vsock *v = t->arg;
 	uint64_t now = now_ns();
 	struct vsock_conn *c;
 
 	vsock_mux_settle(v);
-	while ((c = TAILQ_FIRST(&v->pending)) && c->deadline_ns <= now) {
+	while ((c = TAILQ_FIRST(&w->list)) && c->deadline_ns <= now) {
+		stop_waiting(c);
+		if (w == &v->news) {
+			vsock_conn_insist(c);
+			continue;
+		}
 		metric_inc(&v->count.conns_killed);
 		vsock_conn_kill(c);
 	}
@@ -231,7 +237,8 @@ static void deadline_passed(struct loop_timer *t)
 
 int vsock_mux_watch(struct vsock_conn *c)
 {
-	return loop_add(c->v->dev.env.loop, &c->host, EPOLLIN | EPOLLRDHUP | EPOLLET, NULL);
+	c->watched = EPOLLIN | EPOLLRDHUP;
+	return loop_add(c->v->dev.env.loop, &c->host, c->watched | EPOLLET, NULL);
 }
 
 static void take_client(struct vsock *v, int fd)
@@ -312,7 +319,7 @@ static void try_connect(struct vsock_conn *c)
 	if (r == 0) {
 		vsock_conn_connected(c);
 	} else if (r == -EAGAIN) {
-		vsock_mux_set_deadline(c);
+		vsock_mux_wait(c, &c->v->answers);
 		start_retry(c->v);
 	} else {
 		vsock_conn_kill(c);
@@ -343,8 +350,8 @@ static void try_again(struct loop_timer *t)
 		pause_listener(v, false);
 	if (vsock_mux_settle(v))
 		return;
-	for (c = TAILQ_FIRST(&v->pending); c; c = next) {
-		next = TAILQ_NEXT(c, pending);
+	for (c = TAILQ_FIRST(&v->answers.list); c; c = next) {
+		next = TAILQ_NEXT(c, waiting);
 		if (c->state == VSOCK_CONNECTING)
 			try_connect(c);
 	}
@@ -388,6 +395,14 @@ static int watch(struct vsock *v, struct loop_source *s, int fd,
 	return loop_add(v->dev.env.loop, s, EPOLLIN, e);
 }
 
+static void init_waits(struct vsock *v, struct vsock_waits *w, uint64_t ns)
+{
+	TAILQ_INIT(&w->list);
+	w->timer =
+		(struct loop_timer){.expired = deadline_passed, .arg = v, .lock = v->dev.env.lock};
+	w->ns = ns;
+}
+
 int vsock_mux_init(struct vsock *v, const struct vsock_setup *cfg, struct err *e)
 {
 	pthread_mutex_t *lock = v->dev.env.lock;
@@ -395,8 +410,8 @@ int vsock_mux_init(struct vsock *v, const struct vsock_setup *cfg, struct err *e
 
 	v->listener.fd = v->wake.fd = -1;
 	TAILQ_INIT(&v->ready);
-	TAILQ_INIT(&v->pending);
-	v->deadline = (struct loop_timer){.expired = deadline_passed, .arg = v, .lock = lock};
+	init_waits(v, &v->answers, VSOCK_TIMEOUT_NS);
+	init_waits(v, &v->news, VSOCK_PATIENCE_NS);
 	v->retry = (struct loop_timer){.expired = try_again, .arg = v, .lock = lock};
 	v->again = (struct loop_timer){.expired = again, .arg = v, .lock = lock};
 	if (strlen(cfg->uds_path) >= sizeof(v->uds_path))
@@ -418,7 +433,8 @@ void vsock_mux_finish(struct vsock *v)
 
 	if (v->conn)
 		vsock_mux_drop_all(v);
-	loop_timer_clear(loop, &v->deadline);
+	loop_timer_clear(loop, &v->answers.timer);
+	loop_timer_clear(loop, &v->news.timer);
 	loop_timer_clear(loop, &v->retry);
 	loop_timer_clear(loop, &v->again);
 	loop_del(loop, &v->listener);

@@ -231,10 +231,11 @@ static void check_connections(void)
 		must(c->kept_len <= c->buf_alloc, "what is kept fits");
 		must(c->got - c->passed == c->kept_len || c->deaf || c->state == VSOCK_DEAD,
 		     "every byte was passed on or is kept");
-		must(!c->timed || v->deadline.armed, "a deadline has its timer");
+		must(!c->waits || c->waits->timer.armed, "a deadline has its timer");
 	}
 	must(n == v->conn_count, "connections are counted");
-	must(!TAILQ_EMPTY(&v->pending) || !v->deadline.armed, "no timer without a deadline");
+	must(!TAILQ_EMPTY(&v->answers.list) || !v->answers.timer.armed, "no timer for nobody");
+	must(!TAILQ_EMPTY(&v->news.list) || !v->news.timer.armed, "no timer for nobody");
 }
 
 static void run(struct program *in)

@@ -1102,7 +1102,7 @@ Test(vsock, table_full)
 		;
 	cr_assert_eq(v->conn_count, VSOCK_CONNS_MAX);
 	cr_assert_eq(v->conn[VSOCK_CONNS_MAX - 1].kept + VSOCK_ALLOC - v->kept,
-		     64 * KIB(256) + 959 * KIB(64));
+		     64 * KIB(208) + 959 * KIB(64));
 	memset(v->conn[VSOCK_CONNS_MAX - 1].kept, 1, VSOCK_ALLOC);
 	post(1, 4096);
 	guest_send(7, 1000, VSOCK_OP_REQUEST, NULL, 0);

@@ -13,7 +13,7 @@
  * back when it returns, so between callbacks the queues are all there is to save.
  *
  * A hostile guest can at worst have VSOCK_CONNS_MAX connections to the sockets that its user put at
- * uds_path_<port>, and have up to 256 KiB for each of the first 64 and 64 KiB for the others kept by
+ * uds_path_<port>, and have up to 208 KiB for each of the first 64 and 64 KiB for the others kept by
  * the monitor while the host does not read. It cannot name another path: the port is a number. Data
  * beyond what it was promised, or packets out of order, end that connection. When it gives no
  * buffers it gets no packets, and what it sends waits in its own queue.

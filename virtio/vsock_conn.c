@@ -191,11 +191,17 @@ static ssize_t send_some(struct vsock_conn *c, struct iovec *iov, unsigned n)
 	return r;
 }
 
+/* Wraps a place in `kept` that is beyond its end by less than its size. */
+static uint32_t in_ring(const struct vsock_conn *c, uint32_t at)
+{
+	return at < c->buf_alloc ? at : at - c->buf_alloc;
+}
+
 /* Appends `len` bytes of `iov`, from `skip` on, to the ring. vsock_conn_accepts() made room. */
 static void keep(struct vsock_conn *c, const struct iovec *iov, size_t skip, uint32_t len)
 {
 	while (len > 0) {
-		uint32_t at = (c->kept_at + c->kept_len) & (c->buf_alloc - 1), n;
+		uint32_t at = in_ring(c, c->kept_at + c->kept_len), n;
 
 		if (skip >= iov->iov_len) {
 			skip -= iov++->iov_len;
@@ -265,7 +271,7 @@ static void flush(struct vsock_conn *c)
 		return;
 	}
 	c->passed += (uint32_t)r;
-	c->kept_at = (c->kept_at + (uint32_t)r) & (c->buf_alloc - 1);
+	c->kept_at = in_ring(c, c->kept_at + (uint32_t)r);
 	c->kept_len -= (uint32_t)r;
 	news_of_credit(c);
 	if (!c->kept_len)
@@ -514,7 +520,7 @@ static void established_event(struct vsock_conn *c, uint32_t events)
 {
 	if (events & EPOLLOUT)
 		flush(c);		     /* never frees an established connection */
-	if (c->readable && events & EPOLLIN) /* it was known already, and not wanted yet */
+	if (c->readable && events & EPOLLIN) /* known already, and not wanted yet */
 		watch(c, INPUT, false);
 	c->readable |= (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
 	/* Closed for good, and nothing is left to be read: the guest has not heard that yet. */

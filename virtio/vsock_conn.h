@@ -80,9 +80,12 @@ enum vsock_conn_state {
 #define VSOCK_RETRY_NS	  20000000ull	/* a full backlog, or no file descriptors */
 #define VSOCK_PATIENCE_NS 20000000ull	/* with a guest that owes news of its credit */
 
-/* The first connections get room for a fast stream, the rest what Firecracker gives. */
+/*
+ * The first connections get room for a fast stream, the rest what Firecracker gives. More than what
+ * an empty socket takes at once (net.core.wmem_default) would be sent in two writes each time.
+ */
 #define VSOCK_BIG_SLOTS	 64u
-#define VSOCK_BIG_ALLOC	 KIB(256)
+#define VSOCK_BIG_ALLOC	 KIB(208)
 #define VSOCK_ALLOC	 KIB(64)
 #define VSOCK_READ_MAX	 KIB(256) /* asked of a socket at once */
 #define VSOCK_READ_FIRST KIB(16)  /* ... until it has more */

@@ -71,7 +71,10 @@ static bool is_busy(const struct vsock_conn *c)
 {
 	uint32_t quarter = c->peer_alloc / 4;
 
-	return c->guess == VSOCK_READ_MAX && in_flight(c) > (c->tells ? quarter : 3 * quarter);
+	if (!c->fast)
+		return false;
+	return c->tells ? in_flight(c) > quarter
+			: credit(c) < MIN(quarter, (uint32_t)VSOCK_NEWS_SURE);
 }
 
 uint32_t vsock_conn_wants(const struct vsock_conn *c)
@@ -101,7 +104,7 @@ static void owe(struct vsock_conn *c, enum vsock_op op)
 void vsock_conn_insist(struct vsock_conn *c)
 {
 	c->tells = false;
-	c->guess = VSOCK_READ_FIRST;
+	c->fast = false;
 	if (credit(c) == 0) {
 		c->asked = true;
 		c->owed |= bit(VSOCK_OP_CREDIT_REQUEST);
@@ -420,9 +423,10 @@ void vsock_conn_was_sent(struct vsock_conn *c, enum vsock_op op)
 void vsock_conn_was_read(struct vsock_conn *c, ssize_t n, size_t asked, bool cut)
 {
 	if (n > 0) {
-		c->guess = (size_t)n == asked		   ? (uint32_t)VSOCK_READ_MAX
-			   : n < (ssize_t)VSOCK_READ_FIRST ? (uint32_t)VSOCK_READ_FIRST
-							   : c->guess;
+		if ((size_t)n == asked || n < (ssize_t)VSOCK_READ_FIRST) {
+			c->fast = (size_t)n == asked;
+			c->guess = (uint32_t)(c->fast ? VSOCK_READ_MAX : VSOCK_READ_FIRST);
+		}
 		/* Nothing else would call us again when its end was announced, or it is not watched. */
 		c->readable = (size_t)n == asked || cut || c->end_near || !(c->watched & INPUT);
 		return;

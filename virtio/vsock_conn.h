@@ -23,10 +23,10 @@
  * for, so bytes wait in the kernel and the host's writer is the one who is stopped.
  *
  * A fast stream is read when the guest is about to have nothing to do, and then as much as there is:
- * every batch costs a wake-up, a read and an interrupt, however small it is. The guest says when, since
- * every credit update is one: Linux sends them when all has been read, older ones when 3/4 of the
- * window has (`tells` is which). Who says nothing for a while is sent what there is room for, or
- * asked. A stream that is not fast is passed on at once.
+ * every batch costs a wake-up, a read and an interrupt, however small it is. The guest says when, by
+ * its credit updates: Linux sends one when all was read (`tells`), an older one when all but 64 KiB
+ * of its window was. Who says nothing for a while is sent what there is room for, or asked. A stream
+ * that is not fast is passed on at once.
  *
  * Sockets are watched edge-triggered. `readable` remembers that the socket may have more, so that a
  * guest without credit or buffers costs no wake-ups; input that comes again and again before the
@@ -89,6 +89,7 @@ enum vsock_conn_state {
 #define VSOCK_ALLOC	 KIB(64)
 #define VSOCK_READ_MAX	 KIB(256) /* asked of a socket at once */
 #define VSOCK_READ_FIRST KIB(16)  /* ... until it has more */
+#define VSOCK_NEWS_SURE	 KIB(64)  /* Linux tells when all but so much of its window was read */
 
 struct vsock;
 struct vsock_conn;
@@ -131,6 +132,7 @@ struct vsock_conn {
 	bool ended;		   /* the host will send no more, and all of it was read */
 	bool deaf;		   /* the host takes no more: what the guest sends is thrown away */
 	uint32_t watched;	   /* events of the socket */
+	bool fast;		   /* the host has more to send than was asked for */
 	bool tells;		   /* the guest: when it has taken everything */
 	bool asked;		   /* for credit, since there was some */
 	bool hashed;		   /* to be found by its ports */

@@ -217,6 +217,14 @@ static void collect(bool honest)
 	}
 }
 
+/* Somebody will look at what the host sends, or has sent. */
+static bool is_alive(const struct vsock_conn *c)
+{
+	if (c->state != VSOCK_ESTABLISHED || c->ended || c->guest_shut & VSOCK_SHUTDOWN_RCV)
+		return true;
+	return c->readable ? c->queued || c->asked || c->waits == &v->news : c->watched & EPOLLIN;
+}
+
 static void check_connections(void)
 {
 	unsigned n = 0;
@@ -231,11 +239,23 @@ static void check_connections(void)
 		must(c->kept_len <= c->buf_alloc, "what is kept fits");
 		must(c->got - c->passed == c->kept_len || c->deaf || c->state == VSOCK_DEAD,
 		     "every byte was passed on or is kept");
+		must(is_alive(c), "no input is forgotten");
 		must(!c->waits || c->waits->timer.armed, "a deadline has its timer");
 	}
 	must(n == v->conn_count, "connections are counted");
 	must(!TAILQ_EMPTY(&v->answers.list) || !v->answers.timer.armed, "no timer for nobody");
 	must(!TAILQ_EMPTY(&v->news.list) || !v->news.timer.armed, "no timer for nobody");
+}
+
+static void expire(void)
+{
+	struct vsock_conn *c;
+
+	TAILQ_FOREACH(c, &v->news.list, waiting)
+	c->deadline_ns = 0;
+	TAILQ_FOREACH(c, &v->answers.list, waiting)
+	c->deadline_ns = 0;
+	g.loop.timers->at_ns = 0;
 }
 
 static void run(struct program *in)
@@ -256,7 +276,7 @@ static void run(struct program *in)
 		else if (op < 0xb0)
 			accept_one(op);
 		else if (op < 0xb8 && g.loop.timers)
-			g.loop.timers->at_ns = 0;
+			expire();
 		else if (op >= 0xb8 && op < 0xc0)
 			restart(op);
 		else if (op >= 0xc0 && op < 0xc8)

@@ -238,18 +238,21 @@ int verb_receive(struct ctl *c, int argc, char **argv)
 
 /* --- source --- */
 
-/* A process that could not tell has said it with its status. */
-static bool has_moved(const struct vms_vm *vm, int pidfd)
+/* Until both are over: then the status is known, and ps tells it. A process that could not tell has said it with that. */
+static bool has_moved(const struct vms_vm *vm, int pidfd, int holder)
 {
 	long status;
 
-	return vms_wait(pidfd, END_MS) && vms_read_number(vm, "status", &status) && status == 4;
+	if (!vms_wait(pidfd, END_MS) || (holder >= 0 && !vms_wait(holder, END_MS)))
+		return false;
+	return vms_read_number(vm, "status", &status) && status == 4;
 }
 
 static int move(struct ctl *c, const struct args *a, const char *to, const struct vms_vm *vm,
 		struct watch *w)
 {
 	cleanup_fd int pidfd = vms_pidfd(vm, NULL, w->e);
+	cleanup_fd int holder = console_holder(vm);
 	json_t *body = json_pack("{s:s}", "socket_path", to);
 	int r = pidfd;
 
@@ -267,7 +270,7 @@ static int move(struct ctl *c, const struct args *a, const char *to, const struc
 	if (r < 0)
 		return r;
 	r = watch_to_end(w);
-	if (r == 1 && has_moved(vm, pidfd))
+	if (r >= 0 && has_moved(vm, pidfd, holder))
 		return 0;
 	if (w->lost && !vms_wait(pidfd, 1000))
 		ctl_hint(c, "if it does not run at the target: sporectl resume %s", vm->name);

@@ -309,8 +309,8 @@ static int set_limits(const struct args *a, struct err *e)
 }
 
 /*
- * Not by libcap-ng, which asks first what is in them, for each capability and in a /proc that is not there: 130 calls
- * for something that is dropped whatever it is.
+ * Not by libcap-ng, which asks first what is in them, for each capability and in a /proc that is
+ * not there: 130 calls for something that is dropped whatever it is.
  */
 static int empty_sets(struct err *e)
 {

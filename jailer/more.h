@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Between jailer/filter.h and jailer/seccomp.h, which the tool that compiles the table cannot include: its names are those of
- * libseccomp too.
+ * Between jailer/filter.h and jailer/seccomp.h, which the tool that compiles the table cannot
+ * include: its names are those of libseccomp too.
  */
 #pragma once
 

@@ -11,8 +11,8 @@
  *
  * Filters add up and are inherited: BOOT is installed by the main thread before anybody is listened
  * to, every vCPU thread adds VCPU before its first KVM_RUN, and the main thread adds MAIN when all
- * of them have. Some calls are in MAIN only if the microVM needs them (enum seccomp_more). FETCH is for the threads that
- * bring memory after a restore (snapshot/workset.h, snapshot/pager.h).
+ * of them have. Some calls are in MAIN only if the microVM needs them (enum seccomp_more). FETCH is
+ * for the threads that bring memory after a restore (snapshot/workset.h, snapshot/pager.h).
  */
 #pragma once
 
@@ -71,8 +71,8 @@ int seccomp_install_main(const struct seccomp *s, unsigned more, struct err *e);
 /* No program of MAIN is longer. */
 #define SECCOMP_INSN_MAX 512
 /*
- * In the program that was made for MAIN, what is only allowed if it is needed returns SECCOMP_RET_TRACE and who needs it: this
- * writes it to `out` with that decided.
+ * In the program that was made for MAIN, what is only allowed if it is needed returns
+ * SECCOMP_RET_TRACE and who needs it: this writes it to `out` with that decided.
  */
 struct sock_fprog seccomp_settle(const struct seccomp_program *p, unsigned more,
 				 struct sock_filter out[SECCOMP_INSN_MAX]);

@@ -5,14 +5,15 @@
  *
  *	SPORE_ATTACK=boot|main|vcpu:NR[:ARG...]
  *
- * makes the thread of that kind issue system call NR with these arguments (any base) as soon as
- * it is under its filter. If the call comes back, the process ends with status 77.
+ * makes the thread of that kind issue system call NR with these arguments (any base) as soon as it
+ * is under its filter. If the call comes back, the process ends with status 77.
  *
  *	SPORE_ATTACK=all:boot|main|vcpu
  *
- * does so with every call that the table of that thread does not name, with numbers that are no calls, those of the x32 ABI, and
- * with each argument that the table checks being wrong once. Each is the end of a process of its own, which is a whole
- * spore. Prints what did not end as it should, and how many did; exit status 0 if all did.
+ * does so with every call that the table of that thread does not name, with numbers that are no
+ * calls, those of the x32 ABI, and with each argument that the table checks being wrong once. Each
+ * is the end of a process of its own, which is a whole spore. Prints what did not end as it should,
+ * and how many did; exit status 0 if all did.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -54,8 +54,8 @@ bool judge_named(long nr, unsigned who)
 }
 
 /*
- * uretprobe (335) and uprobe (336) of Linux 6.11 and 6.18: they do nothing but where the kernel itself has put them
- * into code that is being probed.
+ * uretprobe (335) and uprobe (336) of Linux 6.11 and 6.18: they do nothing but where the kernel
+ * itself has put them into code that is being probed.
  */
 bool judge_exempt(long nr)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The table of jailer/filters.c read directly, for tests: what a filter made of it has to say, and what to try.
+ * The table of jailer/filters.c read directly, for tests: what a filter made of it has to say, and
+ * what to try.
  */
 #pragma once
 
@@ -8,7 +9,7 @@
 
 #include "jailer/filter.h"
 
-/* What the rules say to a thread of `who`: SECCOMP_RET_ALLOW, _ERRNO or, if there is none, _TRAP. */
+/* What the rules tell a thread of `who`: SECCOMP_RET_ALLOW, _ERRNO or, if there is none, _TRAP. */
 uint32_t judge(const struct filter_rule *rule, size_t count, unsigned who,
 	       const struct seccomp_data *d);
 
@@ -25,7 +26,8 @@ struct judge_walk {
 };
 
 /*
- * The next call in which one argument that filter_table checks for `who` is wrong, all others being right, so that it has
- * to be refused; false at the end. `arg` is then one behind the argument's place in its rule.
+ * The next call in which one argument that filter_table checks for `who` is wrong, all others being
+ * right, so that it has to be refused; false at the end. `arg` is then one behind the argument's
+ * place in its rule.
  */
 bool judge_violation(struct judge_walk *w, unsigned who, struct seccomp_data *d);

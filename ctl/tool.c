@@ -84,7 +84,7 @@ uint64_t tool_blocks(void *arg)
 static void show(struct running *r)
 {
 	double seconds = (double)(now_ns() - r->progress.start_ns) / 1e9;
-	char line[sizeof(r->line)], all[80];
+	char line[sizeof(r->line)], all[sizeof(r->line) + 80];
 
 	if (r->t->done || !r->progress.shown) {
 		progress_update(&r->progress, r->t->done ? r->t->done(r->t->arg) : 0);
@@ -94,7 +94,7 @@ static void show(struct running *r)
 	err_clean_text(line);
 	r->progress.drawn_ns = now_ns();
 	snprintf(all, sizeof(all), "%s  %.0fs  %s", r->progress.title, seconds, line);
-	fprintf(stderr, "\r%s\033[K", all);
+	fprintf(stderr, "\r%.79s\033[K", all);
 }
 
 /* --- what it says --- */

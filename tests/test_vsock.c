@@ -1047,6 +1047,8 @@ Test(vsock, a_connection_waits_until_a_transport_reset_was_seen)
 	fd = client();
 	say(fd, "CONNECT 52\n");
 	expect_nothing();
+	driver_kick(&g, EVENT);
+	expect_nothing();
 	driver_add(&g, EVENT, (struct driver_buf[]){{at, 4, true}}, 1);
 	cr_assert(driver_wants_kick(&g, EVENT));
 	driver_kick(&g, EVENT);
@@ -1057,7 +1059,7 @@ Test(vsock, a_connection_waits_until_a_transport_reset_was_seen)
 	fd = client();
 	say(fd, "CONNECT 53\n");
 	expect_nothing();
-	usleep(250000);
+	usleep(1050000);
 	driver_run(&g);
 	expect(VSOCK_OP_REQUEST);
 	close(fd);
@@ -1233,6 +1235,7 @@ Test(vsock, saved_and_restored)
 	cr_assert_eq(ops->activate(g.mmio.dev), 0);
 	cr_assert(driver_used(&g, EVENT, NULL, NULL));
 	post(4, 4096);
+	driver_add(&g, EVENT, (struct driver_buf[]){{at, 8, true}}, 1);
 	driver_kick(&g, EVENT); /* it was seen */
 	fd = connected(&port);
 	cr_assert_eq(port, HOST_PORT + 1, "no port is used again");

@@ -133,11 +133,13 @@ static int poll_avail(struct virtq *q)
 	return look(q);
 }
 
-void virtq_arm(struct virtq *q)
+uint16_t virtq_arm(struct virtq *q)
 {
+	uint16_t idx = q->desc ? __atomic_load_n(&q->avail->idx, __ATOMIC_RELAXED) : 0;
+
 	if (q->desc && q->event_idx)
-		__atomic_store_n(q->avail_event, __atomic_load_n(&q->avail->idx, __ATOMIC_RELAXED),
-				 __ATOMIC_RELAXED);
+		__atomic_store_n(q->avail_event, idx, __ATOMIC_RELAXED);
+	return idx;
 }
 
 static int add_buffer(const struct virtq *q, struct virtq_chain *c, const struct virtq_desc *d)

@@ -189,8 +189,11 @@ static inline bool virtq_waiting(const struct virtq *q)
 	return q->desc && __atomic_load_n(&q->avail->idx, __ATOMIC_RELAXED) != q->state.next_avail;
 }
 
-/* Arms notifications for what the driver offers next, although there is something already. */
-void virtq_arm(struct virtq *q);
+/*
+ * Arms notifications for what the driver offers next, although there is something already. How much it has
+ * offered so far, as a free-running index.
+ */
+uint16_t virtq_arm(struct virtq *q);
 
 /*
  * Gives a chain back, `written` being the number of bytes in its writable part that we filled.

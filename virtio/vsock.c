@@ -373,7 +373,7 @@ static bool serve_events(struct vsock *v)
 
 		v->state.reset_owed = !ok;
 		v->reset_unseen = ok;
-		virtq_arm(q);
+		v->reset_at = virtq_arm(q);
 		virtq_release(q, v->chain.head, ok ? sizeof(id) : 0);
 	}
 	virtio_queue_end(&v->dev, q);
@@ -401,8 +401,9 @@ static bool vsock_notify(struct virtio_device *d, unsigned queue)
 
 	vsock_mux_settle(v);
 	if (queue == EVENT) {
-		/* A driver gives the buffer of an event back when it has dealt with it. */
-		v->reset_unseen = false;
+		/* A driver gives the buffer of an event back when it has dealt with it. A restore notifies too. */
+		if (virtq_arm(&v->queue[EVENT]) != v->reset_at)
+			v->reset_unseen = false;
 		vsock_pump(v);
 		return serve_events(v);
 	}

@@ -170,6 +170,7 @@ struct vsock {
 	 * meanwhile for old ones, and reset them too.
 	 */
 	bool reset_unseen;
+	uint16_t reset_at;    /* [s] how many buffers for events there had been then */
 	bool tx_waits;	      /* [s] the tx queue waits for resets to be sent */
 	bool listener_paused; /* [m] no file descriptor was left for a client */
 

@@ -647,6 +647,9 @@ killed_at_random() {
 			fi
 		else
 			until_status a failed gone handover-lost
+			# Post-copy, and the guest had run there: the source is about to end.
+			! jq -e '.status == "handover-lost" and .downtime_us > 0' <<<"$MIGRATION" >/dev/null ||
+				until_status a gone
 			case $STATUS in
 			failed) kept=$((kept + 1)) ;;
 			gone) died=$((died + 1)) ;; # with the target, which had it

@@ -8,7 +8,7 @@
 load host
 HOST_KERNELS=(minimal)
 HOST_IMAGES=(root.ext4)
-HOST_LIMIT=500
+HOST_LIMIT=600
 
 setup_file() {
 	host_setup

@@ -96,7 +96,11 @@ class Host:
         ports = []
         for name, number in PORTS.items():
             ports += ["-device", f"virtserialport,chardev={name},nr={number}"]
+        pinned = []
+        if "SPORE_TESTHOST_PINNED" in os.environ:  # docs/testhost.md, "Triple faults"
+            pinned = ["taskset", "-c", str(max(os.sched_getaffinity(0)))]
         command = [
+            *pinned,
             # A QEMU must not outlive us, however we end.
             "setpriv", "--pdeathsig", "KILL", "--", str(HERE / "qemu"),
             "-machine", "q35,memory-backend=ram", "-accel", "tcg,thread=multi",

@@ -278,7 +278,7 @@ tidy: | $(DEPS) $(LWIP)/.done
 
 # Linked as spore is, and of nothing but themselves; two measure parts of spore.
 $(B)/bench/jail: $(B)/obj/$(B)/gen/filters.o
-$(B)/bench/policy: $(patsubst %,$(B)/obj/%.o,vmm/base/err vmm/base/fd virtio/netflow virtio/netframe \
+$(B)/bench/policy: $(patsubst %,$(B)/obj/%.o,vmm/base/err vmm/base/fd virtio/netflow virtio/netframe vmm/base/random \
 	virtio/netguard virtio/netpolicy virtio/netrewrite virtio/nettap)
 $(B)/bench/%: $(B)/obj/tests/bench/%.o
 	@mkdir -p $(@D)

@@ -100,7 +100,6 @@ static const char *other_name(const char *name)
 		{"create", "run"},
 		{"delete", "rm NAME"},
 		{"destroy", "rm NAME"},
-
 		{"images", "image ls"},
 		{"kill", "stop --now NAME"},
 		{"list", "ps"},

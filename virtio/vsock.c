@@ -36,7 +36,7 @@ enum { RX, TX, EVENT };
 
 #define EVENT_TRANSPORT_RESET 0u
 /* How long nothing is sent to a driver that has not yet dealt with that event. */
-#define UNSEEN_NS	      200000000ull
+#define UNSEEN_NS	      1000000000ull
 
 _Static_assert(sizeof(struct vsock_hdr) == 44, "virtio 1.2 section 5.10.6");
 

@@ -15,6 +15,7 @@
 #include "snapshot/uffd.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/base/thread.h"
 #include "vmm/serial.h"
 #include "vmm/vm.h"
 
@@ -160,15 +161,11 @@ static void *serve(void *arg)
 
 static int start_thread(struct pager *p, struct err *e)
 {
-	pthread_attr_t attr;
 	int r;
 
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, KIB(64));
-	r = pthread_create(&p->thread, &attr, serve, p);
-	pthread_attr_destroy(&attr);
+	r = thread_start(&p->thread, KIB(64), serve, p);
 	p->has_thread = r == 0;
-	return r ? err_set(e, r, "create a thread: %s", strerror(r)) : 0;
+	return r < 0 ? err_set(e, -r, "create a thread: %s", strerror(-r)) : 0;
 }
 
 static int start(struct pager *p, const struct gmem *m, struct err *e)

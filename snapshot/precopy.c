@@ -9,6 +9,7 @@
 #include "virtio/mmio_state.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/base/thread.h"
 
 #define STACK_SIZE KIB(64)
 
@@ -62,16 +63,12 @@ static void *run(void *arg)
 
 int precopy_step(struct precopy *p, int (*step)(void *arg, struct err *e), struct err *e)
 {
-	pthread_attr_t attr;
 	int r;
 
 	p->step = step;
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_SIZE);
-	r = pthread_create(&p->thread, &attr, run, p);
-	pthread_attr_destroy(&attr);
+	r = thread_start(&p->thread, STACK_SIZE, run, p);
 	p->has_thread = r == 0;
-	return r ? err_set(e, r, "start the copying thread: %s", strerror(r)) : 0;
+	return r < 0 ? err_set(e, -r, "start the copying thread: %s", strerror(-r)) : 0;
 }
 
 void precopy_join(struct precopy *p)

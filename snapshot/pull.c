@@ -26,6 +26,7 @@
 #include "snapshot/uffd.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/base/thread.h"
 #include "vmm/serial.h"
 #include "vmm/vm.h"
 
@@ -329,7 +330,6 @@ int pull_parse(const struct gmem *m, const struct stream_in *in, struct pageset 
 
 static int start(struct pull *p, const struct gmem *m, struct err *e)
 {
-	pthread_attr_t attr;
 	int r = pageset_init(&p->asked, p->pages, e);
 
 	if (r == 0)
@@ -350,12 +350,9 @@ static int start(struct pull *p, const struct gmem *m, struct err *e)
 		return p->uffd;
 	p->in->place = place;
 	p->in->arg = p;
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, KIB(64));
-	r = pthread_create(&p->thread, &attr, serve, p);
-	pthread_attr_destroy(&attr);
+	r = thread_start(&p->thread, KIB(64), serve, p);
 	p->has_thread = r == 0;
-	return r ? err_set(e, r, "create a thread: %s", strerror(r)) : 0;
+	return r < 0 ? err_set(e, -r, "create a thread: %s", strerror(-r)) : 0;
 }
 
 struct pull *pull_create(const struct gmem *m, struct pageset *left, struct stream_in *in,

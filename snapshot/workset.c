@@ -14,6 +14,7 @@
 #include "snapshot/output.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/base/thread.h"
 
 #ifndef MADV_POPULATE_READ /* since Linux 5.14 */
 #define MADV_POPULATE_READ  22
@@ -225,13 +226,8 @@ static void *prefetch(void *arg)
 
 static void start_prefetch(struct workset *w)
 {
-	pthread_attr_t attr;
-
 	sem_init(&w->built, 0, 0);
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, KIB(64));
-	w->has_thread = pthread_create(&w->thread, &attr, prefetch, w) == 0;
-	pthread_attr_destroy(&attr);
+	w->has_thread = thread_start(&w->thread, KIB(64), prefetch, w) == 0;
 }
 
 /* --- record --- */

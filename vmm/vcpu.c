@@ -15,6 +15,7 @@
 
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/base/thread.h"
 #include "vmm/layout.h"
 
 /* Enough for serving an exit; RSS counts only the pages that are touched. */
@@ -286,23 +287,16 @@ static void install_kick_handler(void)
 
 int vcpu_set_start(struct vcpu_set *s, const struct seccomp *seccomp, struct err *e)
 {
-	pthread_attr_t attr;
-	int r = 0;
-
 	s->seccomp = seccomp;
 	install_kick_handler();
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_SIZE);
-	for (; s->started < s->count && r == 0; s->started++) {
+	for (; s->started < s->count; s->started++) {
 		struct vcpu *v = &s->vcpu[s->started];
+		int r = thread_start(&v->thread, STACK_SIZE, vcpu_main, v);
 
-		r = pthread_create(&v->thread, &attr, vcpu_main, v);
-		if (r)
-			break;
+		if (r < 0)
+			return err_set(e, -r, "create the thread of vCPU %u: %s", s->started,
+				       strerror(-r));
 	}
-	pthread_attr_destroy(&attr);
-	if (r)
-		return err_set(e, r, "create the thread of vCPU %u: %s", s->started, strerror(r));
 	return 0;
 }
 

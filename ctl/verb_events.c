@@ -8,15 +8,6 @@
 #include "ctl/verbs.h"
 #include "ctl/vms.h"
 
-static int find(struct ctl *c, const char *name, char socket[VMS_PATH_MAX], struct err *e)
-{
-	struct vms_vm vm;
-	int r = vms_find_alive(c, name, &vm, e);
-
-	vms_path(&vm, "api.sock", socket);
-	return r;
-}
-
 static int print_line(void *arg, const char *line)
 {
 	const char *until = arg;
@@ -54,12 +45,13 @@ int verb_events(struct ctl *c, int argc, char **argv)
 				 .path = "/events",
 				 .seconds = HTTP_LONG,
 				 .line = print_line};
+	struct vms_vm vm;
 	struct err e;
 
 	if (!ctl_parse(c, &usage, &argc, &argv, &args))
 		return c->exit_code;
 	call.arg = (void *)(uintptr_t)args.until;
-	if (find(c, argv[0], socket, &e) < 0 || http_call(c, &call, NULL, &e) < 0)
+	if (vms_find_api(c, argv[0], &vm, socket, &e) < 0 || http_call(c, &call, NULL, &e) < 0)
 		return ctl_fail(c, &e);
 	return 0;
 }
@@ -97,11 +89,12 @@ int verb_metrics(struct ctl *c, int argc, char **argv)
 	struct http_answer answer = {0};
 	char socket[VMS_PATH_MAX];
 	const struct http_call call = {.socket = socket, .method = "GET", .path = "/metrics"};
+	struct vms_vm vm;
 	struct err e;
 
 	if (!ctl_parse(c, &usage, &argc, &argv, NULL))
 		return c->exit_code;
-	if (find(c, argv[0], socket, &e) < 0 || http_call(c, &call, &answer, &e) < 0)
+	if (vms_find_api(c, argv[0], &vm, socket, &e) < 0 || http_call(c, &call, &answer, &e) < 0)
 		return ctl_fail(c, &e);
 	if (c->json)
 		ctl_print_json(c, metrics_object(answer.text));

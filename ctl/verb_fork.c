@@ -198,10 +198,8 @@ int verb_fork(struct ctl *c, int argc, char **argv)
 
 	if (!ctl_parse(c, &usage, &argc, &argv, &a))
 		return c->exit_code;
-	if (check_args(c, &a, disks, &e) < 0 || vms_find_alive(c, argv[0], &vm, &e) < 0)
-		return ctl_fail(c, &e);
-	vms_path(&vm, "api.sock", socket);
-	if (http_ask(c, socket, "/vm/config", &f.config, &e) < 0)
+	if (check_args(c, &a, disks, &e) < 0 || vms_find_api(c, argv[0], &vm, socket, &e) < 0 ||
+	    http_ask(c, socket, "/vm/config", &f.config, &e) < 0)
 		return ctl_fail(c, &e);
 	rows = json_array();
 	code = make_children(&f, argv[0], socket, rows);

@@ -339,10 +339,8 @@ int verb_migrate(struct ctl *c, int argc, char **argv)
 
 	if (!ctl_parse(c, &usage, &argc, &argv, &a))
 		return c->exit_code;
-	r = vms_find_alive(c, argv[0], &vm, &e);
-	if (r < 0)
+	if (vms_find_api(c, argv[0], &vm, socket, &e) < 0)
 		return ctl_fail(c, &e);
-	vms_path(&vm, "api.sock", socket);
 	watch_begin(&w);
 	r = a.to ? move(c, &a, a.to, &vm, &w) : move_here(c, &a, &vm, &w, &l);
 	if (r < 0)

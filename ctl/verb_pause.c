@@ -10,9 +10,8 @@ static int set_state(struct ctl *c, const char *name, const char *state, json_t 
 {
 	char socket[VMS_PATH_MAX];
 	struct vms_vm vm;
-	int r = vms_find_alive(c, name, &vm, e);
+	int r = vms_find_api(c, name, &vm, socket, e);
 
-	vms_path(&vm, "api.sock", socket);
 	if (r == 0)
 		r = http_send(c, socket, "PATCH", "/vm", json_pack("{s:s}", "state", state), e);
 	if (r == 0)

@@ -165,13 +165,12 @@ static int snapshot(struct ctl *c, const struct args *a, const char *name, const
 	json_t *info = NULL, *config = NULL;
 	struct vms_vm vm;
 	bool running;
-	int r = vms_find_alive(c, name, &vm, j->e);
+	int r = vms_find_api(c, name, &vm, j->socket, j->e);
 
 	if (r == 0)
 		r = set_paths(c, j, dir);
 	if (r < 0)
 		return r;
-	vms_path(&vm, "api.sock", j->socket);
 	r = http_ask(c, j->socket, "/", &info, j->e);
 	if (r == 0)
 		r = http_ask(c, j->socket, "/vm/config", &config, j->e);

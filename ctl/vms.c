@@ -316,6 +316,16 @@ int vms_find_alive(struct ctl *c, const char *name, struct vms_vm *vm, struct er
 	return r;
 }
 
+int vms_find_api(struct ctl *c, const char *name, struct vms_vm *vm, char socket[VMS_PATH_MAX],
+		 struct err *e)
+{
+	int r = vms_find_alive(c, name, vm, e);
+
+	if (r == 0)
+		vms_path(vm, "api.sock", socket);
+	return r;
+}
+
 static int by_name(const void *a, const void *b)
 {
 	/* vm2 is before vm10. */

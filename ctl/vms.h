@@ -53,6 +53,9 @@ void vms_sweep(struct ctl *c);
 int vms_find(struct ctl *c, const char *name, struct vms_vm *vm, struct err *e);
 /* The same, and -ESRCH when it has ended. */
 int vms_find_alive(struct ctl *c, const char *name, struct vms_vm *vm, struct err *e);
+/* The same, with the path of its API socket. */
+int vms_find_api(struct ctl *c, const char *name, struct vms_vm *vm, char socket[VMS_PATH_MAX],
+		 struct err *e);
 /* All, sorted by name; *list is malloc'ed. No directory at all: none. */
 int vms_list(struct ctl *c, struct vms_vm **list, size_t *count, struct err *e);
 

@@ -39,6 +39,7 @@ struct app {
 	struct event_log events;
 	struct seccomp seccomp;
 	struct loop_source signals;
+	struct loop_timer idle;
 	int end_signal; /* that asked us to end; 0: none */
 	int exit_code;
 };
@@ -422,16 +423,29 @@ static int warm_up(struct app *app, struct err *e)
 	return 0;
 }
 
+/* Nobody has asked for anything yet; a client that comes at once does not wait for this. */
+#define IDLE_NS 2000000u
+
+static void on_idle(struct loop_timer *t)
+{
+	struct app *app = t->arg;
+
+	vm_prepare(&app->vm);
+}
+
 /*
  * From here on, and in all threads to come, only what configuring and starting needs. Nothing has
  * been read yet that somebody else wrote: neither a config file nor from the API's socket, for
- * whose first client we sleep here. So a process that waits to be used costs no filter, a third
- * of what it costs to start one. A shell has it from the beginning.
+ * whose first client we sleep here, or until we are idle. So the socket is there without a filter,
+ * a third of what it costs to start a process. A shell has it from the beginning.
  */
 static int confine(struct app *app, struct err *e)
 {
-	if (!app->options.config_file && !app->vm.shell)
+	if (!app->options.config_file && !app->vm.shell) {
+		app->idle = (struct loop_timer){.expired = on_idle, .arg = app};
+		loop_timer_set(&app->loop, &app->idle, IDLE_NS);
 		loop_wait(&app->loop);
+	}
 	if (app->vm.seccomp && seccomp_install(app->vm.seccomp, SECCOMP_BOOT, e) < 0)
 		return -e->code;
 	seccomp_attack(SECCOMP_BOOT);

@@ -46,7 +46,7 @@ int machine_build_kvm(struct vm_machine *m, const struct machine_config *c, stru
 
 	if (r < 0 || fits)
 		return r;
-	if (!m->warm)
+	if (m->kvm.fd < 0)
 		r = kvm_open(&m->kvm, e);
 	m->log_dirty = c->track_dirty_pages;
 	/* A fork will want it, and would have to stop the guest for it. */
@@ -263,12 +263,14 @@ int machine_confine(struct vm_machine *m, struct err *e)
 
 struct vm_machine *machine_create(struct vm *vm, struct err *e)
 {
-	struct vm_machine *m = calloc(1, sizeof(*m));
+	struct vm_machine *m = vm->ahead ? TAKE(vm->ahead) : calloc(1, sizeof(*m));
 
 	if (!m) {
 		err_set(e, ENOMEM, "out of memory");
 		return NULL;
 	}
+	if (m->vm)
+		return m;
 	m->vm = vm;
 	m->kvm = (struct kvm){.fd = -1, .vm_fd = -1};
 	boot_timer_init(&m->boot_timer, vm->events);
@@ -349,6 +351,20 @@ static int build(struct vm_machine *m, const struct config *c, struct vm_times *
 	t->run_us = lap(&last);
 	t->total_us = (last - start) / 1000;
 	return r;
+}
+
+void vm_prepare(struct vm *vm)
+{
+	struct vm_machine *m;
+	struct err e;
+
+	if (vm->machine || vm->shell || vm->ahead)
+		return;
+	m = machine_create(vm, &e);
+	if (m && kvm_open(&m->kvm, &e) == 0)
+		vm->ahead = m;
+	else
+		machine_destroy(m);
 }
 
 int vm_start(struct vm *vm, struct err *e)
@@ -535,7 +551,8 @@ void vm_finish(struct vm *vm)
 {
 	machine_destroy(vm->machine);
 	machine_destroy(vm->shell);
-	vm->machine = vm->shell = NULL;
+	machine_destroy(vm->ahead);
+	vm->machine = vm->shell = vm->ahead = NULL;
 	mmds_finish(&vm->mmds);
 	config_finish(&vm->config);
 }

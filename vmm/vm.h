@@ -73,6 +73,7 @@ struct vm {
 	struct mmds mmds;	       /* [m] what the guest is told, from before the start */
 	struct vm_machine *machine; /* [m] what exists only after the start; NULL before (vm.c) */
 	struct vm_machine *shell;   /* [m] made for a snapshot to come (vmm/shell.h); or NULL */
+	struct vm_machine *ahead;   /* [m] empty but for KVM's VM: vm_prepare(); or NULL */
 };
 
 /* `loop` is borrowed for the life of `vm`. */
@@ -83,6 +84,12 @@ int vm_check_id(const char *id, struct err *e);
 void vm_set_id(struct vm *vm, const char *id);
 /* Stops and frees everything; safe in every phase. */
 void vm_finish(struct vm *vm);
+
+/*
+ * Before the start, while there is nothing else to do: has KVM create the VM, a fifth of what a start
+ * or a restore takes. Where that fails, the start will say why.
+ */
+void vm_prepare(struct vm *vm);
 
 /*
  * Builds the machine and lets it run. On failure everything is taken back and the VM can be

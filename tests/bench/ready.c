@@ -8,8 +8,8 @@
  *
  *	accept	until a connection is accepted (wall time; somebody tries all the time)
  *	answer	until the first byte of an answer is there (wall time)
- *	cpu	CPU time until it sleeps, with nobody connecting. Another process's clock stands
- *		still while it runs and is right once it sleeps
+ *	cpu	CPU time until it sleeps behind its socket, with nobody connecting. Another process's
+ *		clock stands still while it runs and is right once it sleeps
  *	faults	page faults until then (a number, not a time)
  *	threads	that it has then
  */
@@ -48,36 +48,37 @@ static void measure_wall(const struct command *c, unsigned round, const char *pa
 }
 
 /* Field `n` (from 1) of /proc/PID/stat, counted as proc(5) does; the name holds no blank here. */
-static uint64_t stat_field(pid_t pid, int n)
+static const char *stat_field(pid_t pid, int n, char buf[1024])
 {
-	char path[64], buf[1024], *p = buf;
+	char path[64], *p = buf;
 	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		err(1, "%s", path);
-	bench_receive(fd, buf, sizeof(buf));
+	bench_receive(fd, buf, 1024);
 	close(fd);
-	while (--n && p)
-		p = strchr(p + 1, ' ');
-	return p ? strtoull(p, NULL, 10) : 0;
+	while (--n && (p = strchr(p, ' ')))
+		p++;
+	return p ? p : "";
 }
 
 static void measure_cpu(const struct command *c, unsigned round, const char *path)
 {
-	const struct timespec pause = {.tv_nsec = 5000000};
+	const struct timespec pause = {.tv_nsec = 300000};
 	struct bench_child child = bench_spawn(c->argv, -1);
 	uint64_t cpu = 0, before;
+	char buf[1024];
 
 	do {
 		before = cpu;
 		nanosleep(&pause, NULL);
 		cpu = bench_cpu(child.pid);
-	} while (cpu != before || access(path, F_OK) < 0);
+	} while (cpu != before || *stat_field(child.pid, 3, buf) != 'S' || access(path, F_OK) < 0);
 	bench_row(c->name, round, "cpu", cpu - child.exec_cpu);
-	bench_row(c->name, round, "faults", stat_field(child.pid, 10));
-	bench_row(c->name, round, "threads", stat_field(child.pid, 20));
+	bench_row(c->name, round, "faults", strtoull(stat_field(child.pid, 10, buf), NULL, 10));
+	bench_row(c->name, round, "threads", strtoull(stat_field(child.pid, 20, buf), NULL, 10));
 	finish(child.pid);
 }
 

@@ -222,7 +222,7 @@ static int read_load(const char *path, unsigned depth, uint64_t count)
 		done += (uint64_t)n;
 		free_count = (unsigned)n;
 	}
-	printf("reads %llu us %llu\n", (unsigned long long)done,
+	printf("reads %010llu us %010llu\n", (unsigned long long)done,
 	       (unsigned long long)(now_us() - start));
 	return 0;
 }

@@ -367,7 +367,7 @@ static int do_send(const struct address *a, size_t bytes)
 	while (read(fd, buf, sizeof(buf)) > 0)
 		;
 	start = now() - start;
-	printf("peer: %.1f MB/s, us %.0f\n", (double)bytes / 1e6 / start, start * 1e6);
+	printf("peer: %07.1f MB/s, us %010.0f\n", (double)bytes / 1e6 / start, start * 1e6);
 	return 0;
 }
 
@@ -385,7 +385,7 @@ static int do_receive(const struct address *a, size_t bytes)
 		left -= (size_t)n;
 	}
 	start = now() - start;
-	printf("peer: %.1f MB/s, us %.0f\n", (double)bytes / 1e6 / start, start * 1e6);
+	printf("peer: %07.1f MB/s, us %010.0f\n", (double)bytes / 1e6 / start, start * 1e6);
 	return 0;
 }
 

@@ -269,10 +269,9 @@ struct vm_machine *machine_create(struct vm *vm, struct err *e)
 		err_set(e, ENOMEM, "out of memory");
 		return NULL;
 	}
-	if (m->vm)
-		return m;
+	if (!m->vm)
+		m->kvm = (struct kvm){.fd = -1, .vm_fd = -1};
 	m->vm = vm;
-	m->kvm = (struct kvm){.fd = -1, .vm_fd = -1};
 	boot_timer_init(&m->boot_timer, vm->events);
 	return m;
 }

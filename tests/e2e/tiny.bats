@@ -65,6 +65,20 @@ tiny() { # tiny GUEST [JQ]
 	grep -qE 'Guest-boot-time = +[0-9]+ us [0-9]+ ms, +[0-9]+ CPU us [0-9]+ CPU ms' "$VM_DIR/out"
 }
 
+@test "an idle process has a VM ahead of its start, and its guest's boot begins with that" {
+	local begin us
+	vm_api --boot-timer
+	for _ in $(seq 500); do ls -l "/proc/$VM_PID/fd" | grep -q kvm-vm && break; sleep 0.01; done
+	ls -l "/proc/$VM_PID/fd" | grep -q kvm-vm
+	sleep 1
+	ok PUT /boot-source "{\"kernel_image_path\": \"$GUEST/timer.elf\"}"
+	begin=$(date +%s%6N)
+	ok PUT /actions '{"action_type": "InstanceStart"}'
+	ends_with 0
+	us=$(sed -n 's/.*Guest-boot-time = *\([0-9]*\) us.*/\1/p' "$VM_DIR/out")
+	[ "$us" -le $(($(date +%s%6N) - begin)) ] || fail "$us us"
+}
+
 @test "four processors come up" {
 	tiny smp '."machine-config".vcpu_count = 4'
 	ends_with 0
